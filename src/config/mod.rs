@@ -1,0 +1,239 @@
+//! From `proxy.toml` to checked values.
+//!
+//! Two forms: the file as written (`file.rs`: serde structs, unknown keys refused, every value with its place) and
+//! the checked form below (typed, defaults filled in, nothing optional that is not optional at run time). Whoever
+//! holds a [`Config`] never validates again.
+//!
+//! This module reads the file and the environment; nothing else in the crate reads either.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::types::{AccountName, AppId, AppSecret, ClientName};
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect, and what each may use.
+    pub server: Server,
+    /// The operators' own listener; `None` where it is switched off.
+    pub admin: Option<Admin>,
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// Where tokens outlive the process.
+    pub store: Store,
+    /// The key that signs placeholders; `None` leaves it to the store.
+    pub placeholder_key: Option<PlaceholderKey>,
+    /// What is logged and how.
+    pub log: Log,
+    /// The accounts, at least one, names unique, AppIDs unique.
+    pub accounts: Vec<Account>,
+    /// The clients, names unique, keys unique. Empty means that every caller is `anonymous`.
+    pub clients: Vec<Client>,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// At least one.
+    pub listen: Vec<ListenAddress>,
+    /// `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
+    /// Threads that carry requests, one runtime each; 1 to 1024.
+    pub workers: usize,
+    /// Where held bodies beyond memory go: an existing directory that can be written.
+    pub spool_dir: PathBuf,
+    /// What a client may use.
+    pub limits: Limits,
+}
+
+/// Bounds on what clients can make big, slow or many.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open client connections, over all workers.
+    pub connections_max: usize,
+    /// A TLS handshake, and the wait for a request's head.
+    pub handshake: Duration,
+    /// From a request's first byte (or the connection's start) to the end of its head.
+    pub header: Duration,
+    /// All fields of a head together; 431 beyond.
+    pub header_bytes_max: usize,
+    /// Fields in a head; 431 beyond.
+    pub headers_max: usize,
+    /// A keep-alive connection without a request.
+    pub idle: Duration,
+    /// A body held for a second try: kept in memory up to here, in an unlinked temporary file beyond.
+    pub held_memory_bytes_max: u64,
+    /// A body that can be sent at all; 413 beyond.
+    pub body_bytes_max: u64,
+    /// From a request's head to the head of its reply; 504 beyond.
+    pub request: Duration,
+    /// A body that makes no progress, either way, is cut after this.
+    pub stall: Duration,
+    /// In-flight requests get this long at a stop.
+    pub drain: Duration,
+    /// Requests that may wait for one account's first token; 503 beyond.
+    pub token_waiters_max: usize,
+}
+
+/// An address to listen at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// `127.0.0.1:8080`, `[::1]:8080`.
+    Tcp(SocketAddr),
+    /// `unix:/run/weigate.sock`.
+    Unix(PathBuf),
+}
+
+/// The server's certificate.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// PEM, the server's certificate first.
+    pub cert_file: PathBuf,
+    /// PEM, the key to it.
+    pub key_file: PathBuf,
+    /// PEM; where set, clients must show a certificate of this authority.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// The operators' own listener.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Loopback by default.
+    pub listen: ListenAddress,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// At least one; the next one when the first cannot be reached.
+    pub hosts: Vec<UpstreamHost>,
+    /// PEM; trusted instead of the public roots.
+    pub ca_file: Option<PathBuf>,
+    /// Reaching one address: TCP and TLS together.
+    pub connect: Duration,
+    /// An unused connection is closed after this.
+    pub idle: Duration,
+    /// Unused connections kept, per worker and host.
+    pub idle_connections_max: usize,
+    /// Open connections, per worker and host.
+    pub connections_max: usize,
+}
+
+/// `https://api.weixin.qq.com`, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamHost {
+    /// Whether the connection speaks TLS.
+    pub tls: bool,
+    /// A name or an address, lower case, without brackets.
+    pub host: String,
+    /// 443 or 80 where the file says none.
+    pub port: u16,
+}
+
+/// Where tokens outlive the process.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// Nowhere: a restart costs a token call.
+    Memory,
+    /// A directory of this process alone.
+    File {
+        /// Made at start, mode 0700, if it is missing.
+        dir: PathBuf,
+    },
+}
+
+/// The key that signs placeholders: 32 bytes.
+#[derive(Clone)]
+pub struct PlaceholderKey(pub zeroize::Zeroizing<[u8; 32]>);
+
+/// What is logged and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    /// Human-readable or JSON.
+    pub format: LogFormat,
+    /// The least level of weigate's own events.
+    pub level: tracing::Level,
+    /// One event per request, at `info`; refusals are logged in any case.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One WeChat application.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The operator's name for it.
+    pub name: AccountName,
+    /// Its AppID.
+    pub app_id: AppId,
+    /// Its AppSecret.
+    pub app_secret: AppSecret,
+}
+
+/// Someone who calls.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The operator's name for it.
+    pub name: ClientName,
+    /// SHA-256 of its key.
+    pub key_sha256: [u8; 32],
+    /// The accounts it may use, at least one, all of them configured.
+    pub accounts: Vec<AccountName>,
+    /// The paths it may use; `None`: every path that is not guarded.
+    pub allow: Option<Vec<PathPattern>>,
+    /// Requests per second; `None`: no limit.
+    pub requests_per_s: Option<u32>,
+    /// Requests at one time; `None`: no limit.
+    pub requests_at_once_max: Option<u32>,
+    /// Bodies of known length up to here are streamed, and sent once; `None`: 413 beyond `body_bytes_max`.
+    pub streamed_body_bytes_max: Option<u64>,
+}
+
+/// `/cgi-bin/menu/get`, or `/wxa/*` for all that starts so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathPattern {
+    /// This path.
+    Exact(String),
+    /// All paths that start with this text, which ends in `/`.
+    Below(String),
+}
+
+// === impl PathPattern ===
+
+impl PathPattern {
+    /// Whether `path` (decoded, as judged) matches.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact,
+            Self::Below(prefix) => path.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+// === impl PlaceholderKey ===
+
+impl std::fmt::Debug for PlaceholderKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PlaceholderKey")
+    }
+}
+
+// === impl UpstreamHost ===
+
+impl UpstreamHost {
+    /// What goes into `Host`: the port only where it is not the scheme's own.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let default_port = if self.tls { 443 } else { 80 };
+        if self.port == default_port { host } else { format!("{host}:{}", self.port) }
+    }
+}

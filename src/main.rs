@@ -1,0 +1,2 @@
+//! The `weigate` binary.
+fn main() {}

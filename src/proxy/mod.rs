@@ -1,0 +1,3 @@
+//! The request's way.
+
+pub mod upstream;

@@ -1,0 +1,3 @@
+//! One test binary.
+#[test]
+fn it_links() {}
