@@ -1,1 +1,202 @@
-//! To come.
+//! Who may call, what, and how much.
+//!
+//! A client shows its key (or a placeholder that stands for it); [`Clients`] finds the client. What a client may do
+//! is a question for [`Client::may_use`] and [`Client::admit`]. This room knows no account's secret and no token.
+
+mod key;
+mod placeholder;
+mod rate;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+pub use key::{KEY_PREFIX, digest, generate};
+pub use placeholder::{PLACEHOLDER_LIVES, Placeholder, PlaceholderError, Signer};
+pub use rate::{InFlight, Rate, RateError};
+
+use crate::config;
+use crate::types::{AccountName, ClientName, UnixSeconds};
+
+/// Someone who calls, ready for use on the request's way.
+#[derive(Debug)]
+pub struct Client {
+    /// The operator's name for it; `anonymous` where no clients are configured.
+    pub name: ClientName,
+    /// Bodies of known length up to here are streamed, and sent once.
+    pub streamed_body_bytes_max: Option<u64>,
+    key_sha256: [u8; 32],
+    accounts: Accounts,
+    allow: Option<Vec<config::PathPattern>>,
+    rate: Rate,
+}
+
+#[derive(Debug)]
+enum Accounts {
+    All,
+    These(Vec<AccountName>),
+}
+
+/// All clients.
+#[derive(Debug)]
+pub struct Clients {
+    callers: Callers,
+    signer: Signer,
+}
+
+#[derive(Debug)]
+enum Callers {
+    /// No clients are configured: every caller is this one.
+    Anonymous(Arc<Client>),
+    Known {
+        by_digest: HashMap<[u8; 32], Arc<Client>>,
+        by_name: HashMap<ClientName, Arc<Client>>,
+    },
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// Builds the clients of a configuration; `signer` signs their placeholders.
+    pub fn new(clients: &[config::Client], signer: Signer) -> Self {
+        if clients.is_empty() {
+            return Self { callers: Callers::Anonymous(Arc::new(Client::anonymous())), signer };
+        }
+        let clients: Vec<Arc<Client>> = clients.iter().map(|client| Arc::new(Client::new(client))).collect();
+        let by_digest = clients.iter().map(|client| (client.key_sha256, Arc::clone(client))).collect();
+        let by_name = clients.into_iter().map(|client| (client.name.clone(), client)).collect();
+        Self { callers: Callers::Known { by_digest, by_name }, signer }
+    }
+
+    /// The client that every caller is, where no clients are configured.
+    pub fn anonymous(&self) -> Option<&Arc<Client>> {
+        match &self.callers {
+            Callers::Anonymous(client) => Some(client),
+            Callers::Known { .. } => None,
+        }
+    }
+
+    /// The client whose key this is.
+    ///
+    /// Cost: one SHA-256 and one look-up, whether the key is known or not. The look-up is by digest, so its time
+    /// tells nothing about the key, and the last word is a comparison in constant time.
+    pub fn by_key(&self, key: &str) -> Option<&Arc<Client>> {
+        let Callers::Known { by_digest, .. } = &self.callers else { return None };
+        let digest = digest(key);
+        let client = by_digest.get(&digest)?;
+        bool::from(client.key_sha256.ct_eq(&digest)).then_some(client)
+    }
+
+    /// The client and the account that `placeholder` stands for, if weigate made it for a client that is still there
+    /// with the same key, and it has not expired at `now`.
+    pub fn by_placeholder(
+        &self,
+        placeholder: &str,
+        now: UnixSeconds,
+    ) -> Result<(&Arc<Client>, AccountName), PlaceholderError> {
+        let claims = Placeholder::parse(placeholder)?;
+        let client = match &self.callers {
+            Callers::Anonymous(client) => (client.name == *claims.client()).then_some(client),
+            Callers::Known { by_name, .. } => by_name.get(claims.client()),
+        };
+        let client = client.ok_or(PlaceholderError::Forged)?;
+        let account = claims.verify(&self.signer, &client.key_sha256, now)?;
+        Ok((client, account))
+    }
+
+    /// A placeholder for `client` and `account`, good for [`PLACEHOLDER_LIVES`] from `now`.
+    pub fn placeholder(&self, client: &Client, account: &AccountName, now: UnixSeconds) -> String {
+        self.signer.sign(&client.name, account, &client.key_sha256, now.plus(PLACEHOLDER_LIVES))
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    fn new(client: &config::Client) -> Self {
+        Self {
+            name: client.name.clone(),
+            streamed_body_bytes_max: client.streamed_body_bytes_max,
+            key_sha256: client.key_sha256,
+            accounts: Accounts::These(client.accounts.clone()),
+            allow: client.allow.clone(),
+            rate: Rate::new(client.requests_per_s, client.requests_at_once_max),
+        }
+    }
+
+    fn anonymous() -> Self {
+        #[expect(clippy::expect_used, reason = "the name is a constant")]
+        let name = ClientName::parse("anonymous").expect("`anonymous` is a name");
+        Self {
+            name,
+            streamed_body_bytes_max: None,
+            key_sha256: [0; 32],
+            accounts: Accounts::All,
+            allow: None,
+            rate: Rate::new(None, None),
+        }
+    }
+
+    /// Whether it may use `account`.
+    pub fn may_use(&self, account: &AccountName) -> bool {
+        match &self.accounts {
+            Accounts::All => true,
+            Accounts::These(accounts) => accounts.contains(account),
+        }
+    }
+
+    /// Its account, if it has only one; `of_all` are the configured ones.
+    pub fn only_account<'a>(
+        &'a self,
+        mut of_all: impl Iterator<Item = &'a AccountName>,
+    ) -> Option<&'a AccountName> {
+        match &self.accounts {
+            Accounts::These(accounts) => match accounts.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            },
+            Accounts::All => of_all.next().filter(|_| of_all.next().is_none()),
+        }
+    }
+
+    /// Whether it may call `path` (decoded), which is `guarded` or not.
+    ///
+    /// A guarded path must be meant: named in full, or by a pattern that reaches no further up than the guard's own
+    /// room. `/cgi-bin/*` does not open `/cgi-bin/clear_quota`.
+    pub fn may_call(&self, path: &str, guarded: bool) -> bool {
+        let Some(allow) = &self.allow else { return !guarded };
+        allow.iter().any(|pattern| pattern.matches(path) && (!guarded || means_guarded(pattern)))
+    }
+
+    /// Whether `allow` was set and names `path`: what a request with a credential of its own needs.
+    pub fn lists(&self, path: &str) -> bool {
+        self.allow.as_ref().is_some_and(|allow| allow.iter().any(|pattern| pattern.matches(path)))
+    }
+
+    /// Lets one request in, or says why not. The request counts as in flight until the guard is dropped.
+    pub fn admit(self: &Arc<Self>, now: tokio::time::Instant) -> Result<InFlight, RateError> {
+        self.rate.admit(self, now)
+    }
+
+    pub(crate) fn rate(&self) -> &Rate {
+        &self.rate
+    }
+}
+
+fn means_guarded(pattern: &config::PathPattern) -> bool {
+    const ROOMS: [&str; 5] = [
+        "/cgi-bin/component/",
+        "/cgi-bin/clear_quota/",
+        "/cgi-bin/openapi/quota/",
+        "/sns/component/",
+        "/sns/oauth2/component/",
+    ];
+    match pattern {
+        config::PathPattern::Exact(_) => true,
+        config::PathPattern::Below(prefix) => ROOMS.iter().any(|room| prefix.starts_with(room)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
