@@ -1,14 +1,26 @@
 //! From `proxy.toml` to checked values.
 //!
-//! Two forms: the file as written (`file.rs`: serde structs, unknown keys refused, every value with its place) and
-//! the checked form below (typed, defaults filled in, nothing optional that is not optional at run time). Whoever
-//! holds a [`Config`] never validates again.
+//! Two forms: the file as written (`file.rs`: every value with its place, unknown keys refused) and the checked form
+//! below (typed, defaults filled in, nothing optional that is not optional at run time). Whoever holds a [`Config`]
+//! never validates again.
 //!
-//! This module reads the file and the environment; nothing else in the crate reads either.
+//! This module reads the file, what it names and the environment; nothing else in the crate reads any of them. Its
+//! messages say a place and what would be right there, and never repeat a value.
+
+mod check;
+mod error;
+mod file;
+mod load;
+mod reader;
+mod sandbox;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use error::{ConfigError, ConfigErrors, Place};
+pub use load::{Loaded, Setting, load, parse};
+use zeroize::Zeroizing;
 
 use crate::types::{AccountName, AppId, AppSecret, ClientName};
 
@@ -27,7 +39,7 @@ pub struct Config {
     pub placeholder_key: Option<PlaceholderKey>,
     /// What is logged and how.
     pub log: Log,
-    /// The accounts, at least one, names unique, AppIDs unique.
+    /// The accounts, at least one, names unique, each AppID once.
     pub accounts: Vec<Account>,
     /// The clients, names unique, keys unique. Empty means that every caller is `anonymous`.
     pub clients: Vec<Client>,
@@ -91,11 +103,21 @@ pub enum ListenAddress {
 pub struct ServerTls {
     /// PEM, the server's certificate first.
     pub cert_file: PathBuf,
+    /// What stands in it.
+    pub cert_pem: Vec<u8>,
     /// PEM, the key to it.
     pub key_file: PathBuf,
+    /// What stands in it; belongs to the first certificate.
+    pub key_pem: PrivateKeyPem,
     /// PEM; where set, clients must show a certificate of this authority.
     pub client_ca_file: Option<PathBuf>,
+    /// What stands in it: at least one authority's certificate.
+    pub client_ca_pem: Option<Vec<u8>>,
 }
+
+/// A private key in PEM.
+#[derive(Clone)]
+pub struct PrivateKeyPem(Zeroizing<Vec<u8>>);
 
 /// The operators' own listener.
 #[derive(Debug, Clone)]
@@ -109,8 +131,8 @@ pub struct Admin {
 pub struct Upstream {
     /// At least one; the next one when the first cannot be reached.
     pub hosts: Vec<UpstreamHost>,
-    /// PEM; trusted instead of the public roots.
-    pub ca_file: Option<PathBuf>,
+    /// PEM, at least one certificate; trusted instead of the public roots.
+    pub ca_pem: Option<Vec<u8>>,
     /// Reaching one address: TCP and TLS together.
     pub connect: Duration,
     /// An unused connection is closed after this.
@@ -146,7 +168,7 @@ pub enum Store {
 
 /// The key that signs placeholders: 32 bytes.
 #[derive(Clone)]
-pub struct PlaceholderKey(pub zeroize::Zeroizing<[u8; 32]>);
+pub struct PlaceholderKey(pub Zeroizing<[u8; 32]>);
 
 /// What is logged and how.
 #[derive(Debug, Clone, Copy)]
@@ -219,6 +241,47 @@ impl PathPattern {
     }
 }
 
+// === impl Limits ===
+
+impl Default for Limits {
+    /// The limits of a file that sets none.
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            handshake: Duration::from_secs(5),
+            header: Duration::from_secs(10),
+            header_bytes_max: 16 << 10,
+            headers_max: 100,
+            idle: Duration::from_mins(1),
+            held_memory_bytes_max: 64 << 10,
+            body_bytes_max: 32 << 20,
+            request: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+            token_waiters_max: 1024,
+        }
+    }
+}
+
+// === impl PrivateKeyPem ===
+
+impl PrivateKeyPem {
+    fn new(pem: Zeroizing<Vec<u8>>) -> Self {
+        Self(pem)
+    }
+
+    /// The text. Only what makes the server's TLS configuration may call this.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PrivateKeyPem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateKeyPem")
+    }
+}
+
 // === impl PlaceholderKey ===
 
 impl std::fmt::Debug for PlaceholderKey {
@@ -236,4 +299,9 @@ impl UpstreamHost {
         let default_port = if self.tls { 443 } else { 80 };
         if self.port == default_port { host } else { format!("{host}:{}", self.port) }
     }
+}
+
+/// One for each core.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(1024)
 }

@@ -1,3 +1,3 @@
 //! One test binary.
-#[test]
-fn it_links() {}
+
+mod config;

@@ -1,0 +1,231 @@
+//! Reads what the configuration names: files, secrets in files or variables, certificates and keys.
+//!
+//! Messages name the setting, never the path or the variable: either may be a secret that someone put into the
+//! wrong setting.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use toml::Spanned;
+use zeroize::Zeroizing;
+
+use super::super::reader::SecretSource;
+use super::super::{PlaceholderKey, PrivateKeyPem, ServerTls, file};
+use super::Checker;
+
+impl Checker<'_> {
+    /// A path, relative to the directory of the configuration.
+    pub(super) fn path(&mut self, setting: &str, path: &Spanned<String>) -> Option<PathBuf> {
+        if path.get_ref().is_empty() || path.get_ref().contains('\0') {
+            self.faults.at(path, format!("`{setting}` is not a path, it takes one such as \"state/file\""));
+            return None;
+        }
+        Some(self.base_dir.join(path.get_ref()))
+    }
+
+    /// A small file as a whole.
+    fn read(&mut self, setting: &str, path: &Spanned<String>) -> Option<Zeroizing<Vec<u8>>> {
+        let full = self.path(setting, path)?;
+        let read = || -> io::Result<Zeroizing<Vec<u8>>> {
+            // A pipe would make the start wait for whoever writes it.
+            if !full.metadata()?.is_file() {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            }
+            let mut bytes = Zeroizing::new(Vec::new());
+            File::open(&full)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) if u64::try_from(bytes.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) => {
+                Some(bytes)
+            }
+            Ok(_) => {
+                let message =
+                    format!("the file in `{setting}` is too long, it may have {FILE_BYTES_MAX} bytes");
+                self.faults.at(path, message);
+                None
+            }
+            Err(error) => {
+                let reason = why_unreadable(error.kind());
+                self.faults.at(path, format!("the file in `{setting}` cannot be read: {reason}"));
+                None
+            }
+        }
+    }
+
+    /// A secret: one line, without the line's end.
+    pub(super) fn secret(&mut self, source: &SecretSource) -> Option<Zeroizing<String>> {
+        let (setting, place, text) = match source {
+            SecretSource::Env(setting, name) => (*setting, name, self.variable(setting, name)?),
+            SecretSource::File(setting, path) => {
+                let bytes = self.read(setting, path)?;
+                self.warn_if_open_to_others(setting, path);
+                let Ok(text) = std::str::from_utf8(&bytes) else {
+                    self.faults.at(path, format!("the file in `{setting}` is not a text, it holds one line"));
+                    return None;
+                };
+                (*setting, path, Zeroizing::new(text.to_owned()))
+            }
+        };
+        let secret = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
+        let fault = if secret.is_empty() {
+            "is empty, it takes the secret itself"
+        } else if secret.len() > SECRET_BYTES_MAX {
+            "is too long for a secret"
+        } else if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            "has spaces, further lines or other characters that have no place in one"
+        } else {
+            return Some(secret);
+        };
+        self.faults.at(place, format!("the secret that `{setting}` names {fault}"));
+        None
+    }
+
+    fn variable(&mut self, setting: &str, name: &Spanned<String>) -> Option<Zeroizing<String>> {
+        let is_name = |name: &str| {
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit())
+        };
+        let fault = if is_name(name.get_ref()) {
+            match (self.environment)(name.get_ref()).map(std::ffi::OsString::into_string) {
+                Some(Ok(text)) => return Some(Zeroizing::new(text)),
+                Some(Err(_)) => "names a variable whose value is not a text",
+                None => "names a variable that is not set in the environment, set it or name another",
+            }
+        } else {
+            "is not the name of a variable, it takes a name such as SHOP_APP_SECRET, never the secret itself"
+        };
+        self.faults.at(name, format!("`{setting}` {fault}"));
+        None
+    }
+
+    fn warn_if_open_to_others(&mut self, setting: &str, path: &Spanned<String>) {
+        use std::os::unix::fs::PermissionsExt;
+        let full = self.base_dir.join(path.get_ref());
+        if full.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
+            let message =
+                format!("the file in `{setting}` is open to its group or to everyone, chmod 600 closes it");
+            self.faults.warn(path, message);
+        }
+    }
+
+    /// 32 random bytes, in base64 or hexadecimal digits.
+    pub(super) fn placeholder_key(&mut self, source: &SecretSource) -> Option<PlaceholderKey> {
+        let (SecretSource::Env(setting, place) | SecretSource::File(setting, place)) = source;
+        let text = self.secret(source)?;
+        let Some(key) = key_bytes(&text) else {
+            let right = "it is 32 bytes in base64 or hexadecimal digits, `openssl rand -base64 32` makes one";
+            self.faults.at(place, format!("`{setting}` does not name a key, {right}"));
+            return None;
+        };
+        if key.iter().all(|byte| Some(byte) == key.first()) {
+            self.faults
+                .at(place, format!("the key that `{setting}` names is one byte repeated, it must be random"));
+            return None;
+        }
+        self.note("placeholder", "key given");
+        Some(PlaceholderKey(key))
+    }
+
+    /// Certificates of authorities: at least one, each usable.
+    pub(super) fn authorities(&mut self, setting: &str, path: &Spanned<String>) -> Option<Vec<u8>> {
+        let pem = self.read(setting, path)?;
+        let mut roots = RootCertStore::empty();
+        let added = CertificateDer::pem_slice_iter(&pem).try_for_each(|certificate| {
+            certificate.map_err(drop).and_then(|der| roots.add(der).map_err(drop))
+        });
+        if added.is_err() || roots.is_empty() {
+            self.faults.at(path, format!("the file in `{setting}` holds no authority's certificate in PEM"));
+            return None;
+        }
+        Some(pem.to_vec())
+    }
+
+    /// The server's certificate with its key; both must belong together.
+    pub(super) fn tls(&mut self, file: &file::Tls) -> Option<ServerTls> {
+        let client_ca = file.client_ca_file.as_ref();
+        let client_ca_pem = client_ca.and_then(|path| self.authorities("server.tls.client_ca_file", path));
+        let client_ca_file = client_ca.and_then(|path| self.path("server.tls.client_ca_file", path));
+        let (cert, key) = (file.cert_file.as_ref()?, file.key_file.as_ref()?);
+        let cert_pem = self.read("server.tls.cert_file", cert);
+        let key_pem = self.read("server.tls.key_file", key);
+        let (cert_pem, key_pem) = (cert_pem?, key_pem?);
+        self.warn_if_open_to_others("server.tls.key_file", key);
+
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_pem).collect();
+        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        let key_der = PrivateKeyDer::from_pem_slice(&key_pem).ok();
+        let signing_key = key_der.and_then(|der| rustls::crypto::ring::sign::any_supported_type(&der).ok());
+        if chain.is_none() {
+            self.faults.at(cert, "the file in `server.tls.cert_file` holds no certificate in PEM");
+        }
+        if signing_key.is_none() {
+            self.faults.at(key, "the file in `server.tls.key_file` holds no key in PEM that we can use");
+        }
+        let pair = CertifiedKey::new(chain?, signing_key?);
+        match pair.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => {
+                let message = "the key in `server.tls.key_file` does not belong to the first certificate in `cert_file`";
+                self.faults.at(key, message);
+            }
+        }
+        self.note("server.tls", if client_ca.is_some() { "on, clients show certificates" } else { "on" });
+        Some(ServerTls {
+            cert_file: self.path("server.tls.cert_file", cert)?,
+            cert_pem: cert_pem.to_vec(),
+            key_file: self.path("server.tls.key_file", key)?,
+            key_pem: PrivateKeyPem::new(key_pem),
+            client_ca_file,
+            client_ca_pem,
+        })
+    }
+}
+
+/// In words that name no path, whatever the error has in its own.
+pub(in crate::config) fn why_unreadable(kind: io::ErrorKind) -> String {
+    if kind == io::ErrorKind::NotFound {
+        "there is no such file".to_owned()
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "we may not read it".to_owned()
+    } else if kind == io::ErrorKind::InvalidInput {
+        "it is not a file".to_owned()
+    } else {
+        kind.to_string()
+    }
+}
+
+fn key_bytes(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    if let Some(bytes) = hex_32(text) {
+        return Some(Zeroizing::new(bytes));
+    }
+    let plain: Zeroizing<String> = Zeroizing::new(text.replace('-', "+").replace('_', "/"));
+    let bytes = Zeroizing::new(STANDARD_NO_PAD.decode(plain.trim_end_matches('=')).ok()?);
+    Some(Zeroizing::new(bytes.as_slice().try_into().ok()?))
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+pub(super) fn hex_32(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    let mut digits = text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+    for byte in &mut bytes {
+        *byte = digits.next()?? << 4 | digits.next()??;
+    }
+    Some(bytes)
+}
+
+/// Far above any bundle of certificates in use (the public roots together have some 250 KiB).
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// An AppSecret has 32 characters.
+const SECRET_BYTES_MAX: usize = 512;

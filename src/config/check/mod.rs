@@ -1,0 +1,172 @@
+//! From the file form to the checked form; finds every fault before it gives up.
+//!
+//! A section's check fills in a default where a value is wrong and goes on: the result is thrown away as soon as
+//! there is one fault. Judged here is what can be judged without the network; files and variables that the
+//! configuration names are read here.
+
+mod files;
+mod people;
+mod server;
+mod upstream;
+
+pub(super) use files::why_unreadable;
+pub(super) use server::{ADMIN_DEFAULT, SERVER_DEFAULT};
+
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::error::Faults;
+use super::file::{self, File};
+use super::{Config, Log, LogFormat, Setting, Store};
+
+/// What a check needs at hand.
+pub(super) struct Checker<'a> {
+    pub(super) faults: Faults,
+    /// What is set to another value than the default.
+    pub(super) settings: Vec<Setting>,
+    /// A variable of the environment by its name.
+    pub(super) environment: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Where relative paths start.
+    pub(super) base_dir: &'a Path,
+}
+
+impl Checker<'_> {
+    /// The checked form; worth something only if no fault has been found by then.
+    pub(super) fn check(&mut self, file: &File) -> Config {
+        let server = self.server(&file.server, !file.clients.is_empty());
+        let admin = self.admin(&file.admin, &server.listen);
+        let upstream = self.upstream(&file.upstream);
+        let store = self.store(&file.store);
+        let placeholder_key = file.placeholder_key.as_ref().and_then(|source| self.placeholder_key(source));
+        let log = self.log(&file.log);
+        let accounts = self.accounts(file.accounts.as_deref());
+        let clients = self.clients(&file.clients, file.accounts.as_deref(), server.limits.body_bytes_max);
+        Config { server, admin, upstream, store, placeholder_key, log, accounts, clients }
+    }
+
+    /// Notes a setting that is not its default.
+    fn note(&mut self, name: &'static str, value: impl fmt::Display) {
+        self.settings.push(Setting { name, value: value.to_string() });
+    }
+
+    /// A number within its bounds.
+    fn number(
+        &mut self,
+        name: &'static str,
+        given: Option<&Spanned<u64>>,
+        default: u64,
+        bounds: RangeInclusive<u64>,
+    ) -> u64 {
+        let Some(given) = given else { return default };
+        let number = *given.get_ref();
+        if !bounds.contains(&number) {
+            let (least, most) = bounds.into_inner();
+            self.faults.at(given, format!("`{name}` is out of bounds, it takes {least} to {most}"));
+            return default;
+        }
+        if number != default {
+            self.note(name, number);
+        }
+        number
+    }
+
+    fn count(
+        &mut self,
+        name: &'static str,
+        given: Option<&Spanned<u64>>,
+        default: usize,
+        bounds: RangeInclusive<u64>,
+    ) -> usize {
+        let number = self.number(name, given, u64::try_from(default).unwrap_or(u64::MAX), bounds);
+        usize::try_from(number).unwrap_or(usize::MAX)
+    }
+
+    fn span(
+        &mut self,
+        name: &'static str,
+        given: Option<&Spanned<u64>>,
+        default: Duration,
+        bounds_ms: RangeInclusive<u64>,
+    ) -> Duration {
+        let default_ms = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.number(name, given, default_ms, bounds_ms))
+    }
+
+    fn store(&mut self, file: &file::Store) -> Store {
+        let kind = file.kind.as_ref();
+        match kind.map_or("file", |kind| kind.get_ref()) {
+            "memory" => {
+                self.note("store.kind", "memory");
+                if let Some(dir) = &file.dir {
+                    self.faults.warn(dir, "`store.dir` has no use with kind \"memory\"");
+                }
+                return Store::Memory;
+            }
+            "redis" => {
+                self.later(kind, "`store.kind` \"redis\" comes in a later release, \"file\" is here today");
+            }
+            "file" => {}
+            _ => self.later(kind, "`store.kind` is not a kind of store, it is \"file\" or \"memory\""),
+        }
+        let dir = file.dir.as_ref().and_then(|dir| self.path("store.dir", dir));
+        if let (Some(path), Some(written)) = (&dir, &file.dir) {
+            self.note("store.dir", path.display());
+            if path.exists() && !path.is_dir() {
+                self.faults
+                    .at(written, "`store.dir` is not a directory, it takes one, or a path where one can be");
+            }
+        }
+        Store::File { dir: dir.unwrap_or_else(|| self.base_dir.join("state")) }
+    }
+
+    fn later(&mut self, value: Option<&Spanned<String>>, message: &'static str) {
+        if let Some(value) = value {
+            self.faults.at(value, message);
+        }
+    }
+
+    fn log(&mut self, file: &file::Log) -> Log {
+        let mut log = Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true };
+        if let Some(format) = &file.format {
+            match format.get_ref().as_str() {
+                "text" => {}
+                "json" => {
+                    self.note("log.format", "json");
+                    log.format = LogFormat::Json;
+                }
+                _ => self.faults.at(format, "`log.format` is \"text\" or \"json\", nothing else"),
+            }
+        }
+        if let Some(level) = &file.level {
+            match LEVELS.into_iter().find(|(name, _)| name == level.get_ref()) {
+                Some((_, level)) if level == log.level => {}
+                Some((name, level)) => {
+                    self.note("log.level", name);
+                    log.level = level;
+                }
+                None => self.faults.at(
+                    level,
+                    "`log.level` is \"error\", \"warn\", \"info\", \"debug\" or \"trace\", nothing else",
+                ),
+            }
+        }
+        if file.access.as_ref().is_some_and(|access| !access.get_ref()) {
+            self.note("log.access", false);
+            log.access = false;
+        }
+        log
+    }
+}
+
+const LEVELS: [(&str, tracing::Level); 5] = [
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];

@@ -1,0 +1,253 @@
+//! Checks accounts and clients: whose secrets we hold, and who may use them.
+
+use std::collections::HashSet;
+
+use toml::Spanned;
+
+use super::super::reader::SecretSource;
+use super::super::{Account, Client, PathPattern, file};
+use super::Checker;
+use super::files::hex_32;
+use crate::types::{AccountName, AppId, AppSecret, ClientName};
+
+impl Checker<'_> {
+    pub(super) fn accounts(&mut self, written: Option<&[Spanned<file::Account>]>) -> Vec<Account> {
+        let Some(written) = written else { return Vec::new() };
+        if written.is_empty() {
+            self.faults.whole("there is no account, it takes at least one section [[accounts]]");
+        }
+        let (mut names, mut app_ids) = (HashSet::new(), HashSet::new());
+        let mut accounts = Vec::with_capacity(written.len());
+        for account in written {
+            let account = account.get_ref();
+            let name = account.name.as_ref().and_then(|text| self.account_name("name", text));
+            let app_id = account.app_id.as_ref().and_then(|text| self.app_id(text));
+            let app_secret = account.app_secret.as_ref().and_then(|source| self.app_secret(source));
+            if let Some(grant) = &account.grant {
+                self.grant(grant);
+            }
+            self.refuse_repeated(&mut names, account.name.as_ref(), "another account has this name");
+            self.refuse_repeated(&mut app_ids, account.app_id.as_ref(), "another account has this `app_id`");
+            if let (Some(name), Some(app_id), Some(app_secret)) = (name, app_id, app_secret) {
+                accounts.push(Account { name, app_id, app_secret });
+            }
+        }
+        if !accounts.is_empty() {
+            let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
+            self.note("accounts", names.join(", "));
+        }
+        accounts
+    }
+
+    fn account_name(&mut self, setting: &str, text: &Spanned<String>) -> Option<AccountName> {
+        let name = AccountName::parse(text.get_ref());
+        name.map_err(|error| self.faults.at(text, format!("`{setting}` is not a name: {error}"))).ok()
+    }
+
+    fn app_id(&mut self, text: &Spanned<String>) -> Option<AppId> {
+        let app_id = AppId::parse(text.get_ref());
+        if app_id.is_none() {
+            let message =
+                "`app_id` is not an AppID, it has letters and digits, such as \"wx0123456789abcdef\"";
+            self.faults.at(text, message);
+        }
+        app_id
+    }
+
+    fn app_secret(&mut self, source: &SecretSource) -> Option<AppSecret> {
+        let secret = self.secret(source)?;
+        Some(AppSecret::new(secret.as_str().to_owned()))
+    }
+
+    fn grant(&mut self, grant: &Spanned<String>) {
+        match grant.get_ref().as_str() {
+            "stable_token" => {}
+            "token" | "wecom" => {
+                let message = "this `grant` comes in a later release, \"stable_token\" is here today";
+                self.faults.at(grant, message);
+            }
+            _ => self.faults.at(grant, "`grant` is not a way to get tokens, it is \"stable_token\""),
+        }
+    }
+
+    fn refuse_repeated<'t>(
+        &mut self,
+        seen: &mut HashSet<&'t str>,
+        value: Option<&'t Spanned<String>>,
+        message: &'static str,
+    ) {
+        if let Some(value) = value
+            && !seen.insert(value.get_ref())
+        {
+            self.faults.at(value, format!("{message}, each has one of its own"));
+        }
+    }
+
+    pub(super) fn clients(
+        &mut self,
+        written: &[Spanned<file::Client>],
+        accounts: Option<&[Spanned<file::Account>]>,
+        body_bytes_max: u64,
+    ) -> Vec<Client> {
+        let accounts = accounts.unwrap_or_default().iter();
+        let known: HashSet<&str> = accounts
+            .filter_map(|account| Some(account.get_ref().name.as_ref()?.get_ref().as_str()))
+            .collect();
+        let (mut names, mut keys) = (HashSet::new(), HashSet::new());
+        let mut clients = Vec::with_capacity(written.len());
+        for client in written {
+            let client = client.get_ref();
+            self.refuse_repeated(&mut names, client.name.as_ref(), "another client has this name");
+            clients.extend(self.client(client, &known, &mut keys, body_bytes_max));
+        }
+        if !clients.is_empty() {
+            let names: Vec<&str> = clients.iter().map(|client| client.name.as_str()).collect();
+            self.note("clients", names.join(", "));
+        }
+        clients
+    }
+
+    fn client(
+        &mut self,
+        written: &file::Client,
+        known: &HashSet<&str>,
+        keys: &mut HashSet<[u8; 32]>,
+        body_bytes_max: u64,
+    ) -> Option<Client> {
+        let name = written.name.as_ref().and_then(|text| {
+            let name = ClientName::parse(text.get_ref());
+            name.map_err(|error| self.faults.at(text, format!("`name` is not a name: {error}"))).ok()
+        });
+        if let Some(text) = written.name.as_ref().filter(|text| text.get_ref() == ANONYMOUS) {
+            self.faults.at(text, "`name` is the one that callers without a key have, choose another");
+        }
+        let key_sha256 = written.key_sha256.as_ref().and_then(|text| self.key_digest(text, keys));
+        let accounts = written.accounts.as_ref().map(|list| self.client_accounts(list, known));
+        let allow = written.allow.as_ref().map(|list| self.patterns(list));
+        let requests_per_s = self.optional("requests_per_s", written.requests_per_s.as_ref(), 1, 1_000_000);
+        let requests_at_once_max =
+            self.optional("requests_at_once_max", written.requests_at_once_max.as_ref(), 1, 1_000_000);
+        let streamed_body_bytes_max = self.optional(
+            "streamed_body_bytes_max",
+            written.streamed_body_bytes_max.as_ref(),
+            body_bytes_max.saturating_add(1),
+            STREAMED_BODY_BYTES_MAX,
+        );
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        Some(Client {
+            name: name?,
+            key_sha256: key_sha256?,
+            accounts: accounts?,
+            allow,
+            requests_per_s: requests_per_s.map(narrow),
+            requests_at_once_max: requests_at_once_max.map(narrow),
+            streamed_body_bytes_max,
+        })
+    }
+
+    fn optional(
+        &mut self,
+        setting: &str,
+        given: Option<&Spanned<u64>>,
+        least: u64,
+        most: u64,
+    ) -> Option<u64> {
+        let given = given?;
+        if !(least..=most).contains(given.get_ref()) {
+            let message =
+                format!("`{setting}` is out of bounds, it takes {least} to {most}, or leave it out");
+            self.faults.at(given, message);
+        }
+        Some(*given.get_ref())
+    }
+
+    fn key_digest(&mut self, text: &Spanned<String>, keys: &mut HashSet<[u8; 32]>) -> Option<[u8; 32]> {
+        let Some(digest) = hex_32(text.get_ref()) else {
+            let message = "`key_sha256` is not a digest, it takes the 64 hexadecimal digits that `weigate key NAME` \
+                           prints, never the key itself";
+            self.faults.at(text, message);
+            return None;
+        };
+        if Some(digest) == hex_32(SHA256_OF_NOTHING) {
+            self.faults
+                .at(text, "`key_sha256` is the digest of an empty key, `weigate key NAME` makes a good one");
+        }
+        if !keys.insert(digest) {
+            self.faults.at(text, "another client has this `key_sha256`, each has a key of its own");
+        }
+        Some(digest)
+    }
+
+    fn client_accounts(&mut self, list: &file::Texts, known: &HashSet<&str>) -> Vec<AccountName> {
+        if list.get_ref().is_empty() {
+            self.faults.at(list, "`accounts` is empty, a client uses at least one account");
+        }
+        let mut seen = HashSet::new();
+        let mut accounts = Vec::with_capacity(list.get_ref().len());
+        for text in list.get_ref() {
+            if !known.contains(text.get_ref().as_str()) {
+                let message = "`accounts` has a name that no account has, it takes names from [[accounts]]";
+                self.faults.at(text, message);
+            } else if !seen.insert(text.get_ref()) {
+                self.faults.at(text, "`accounts` has this name already, leave it out");
+            }
+            // A name that is no name is a fault of the account's own section.
+            accounts.extend(AccountName::parse(text.get_ref()));
+        }
+        accounts
+    }
+
+    fn patterns(&mut self, list: &file::Texts) -> Vec<PathPattern> {
+        if list.get_ref().is_empty() {
+            let message = "`allow` is empty, which would allow nothing: name paths, or leave it out to allow all \
+                           that is not guarded";
+            self.faults.at(list, message);
+        }
+        let mut seen = HashSet::new();
+        let mut patterns = Vec::with_capacity(list.get_ref().len());
+        for text in list.get_ref() {
+            match pattern(text.get_ref()) {
+                Ok(_) if !seen.insert(text.get_ref()) => {
+                    self.faults.at(text, "`allow` has this path already, leave it out");
+                }
+                Ok(pattern) => patterns.push(pattern),
+                Err(fault) => self.faults.at(text, format!("`allow` has a path that {fault}")),
+            }
+        }
+        patterns
+    }
+}
+
+/// A pattern that some path could match.
+fn pattern(text: &str) -> Result<PathPattern, &'static str> {
+    if !text.starts_with('/') {
+        return Err("does not start with a slash, write \"/cgi-bin/menu/get\" or \"/wxa/*\"");
+    }
+    let (path, is_prefix) = match text.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('/') => (prefix, true),
+        Some(_) => return Err("has a * that does not follow a slash, write \"/wxa/*\""),
+        None => (text, false),
+    };
+    if path.contains('*') {
+        return Err("has a * before its end, it can only stand at the end, \"/wxa/*\"");
+    }
+    if path.contains(['?', '#', '%', '\\']) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "has characters that no judged path has, it takes the plain path, without query and escapes",
+        );
+    }
+    if path.contains("//") || path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err("has an empty segment, `.` or `..`, which no judged path has");
+    }
+    let path = path.to_owned();
+    Ok(if is_prefix { PathPattern::Below(path) } else { PathPattern::Exact(path) })
+}
+
+/// The name of every caller where there are no clients.
+const ANONYMOUS: &str = "anonymous";
+
+/// What `sha256sum </dev/null` prints: the digest that an unset variable in a script leads to.
+const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// 16 GiB: far above what any path of WeChat's takes, and still a bound.
+const STREAMED_BODY_BYTES_MAX: u64 = 1 << 34;

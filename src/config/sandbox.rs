@@ -1,0 +1,49 @@
+//! The configuration of `serve --sandbox`: no file, no environment, nothing on disk.
+
+use super::check::{ADMIN_DEFAULT, SERVER_DEFAULT};
+use super::{
+    Account, Admin, Client, Config, Limits, ListenAddress, Log, LogFormat, Server, Store, Upstream,
+    UpstreamHost, default_workers,
+};
+use crate::types::{AccountName, AppId, AppSecret, ClientName, NameError};
+
+impl Config {
+    /// A proxy on loopback in front of the sandbox at `upstream`, whose certificates come from `ca_pem`.
+    ///
+    /// The one account, of `app_id` and `app_secret`, and the one client, whose key has the digest `key_sha256`,
+    /// are both called `sandbox`.
+    pub fn sandbox(
+        upstream: UpstreamHost,
+        ca_pem: Option<Vec<u8>>,
+        app_id: AppId,
+        app_secret: AppSecret,
+        key_sha256: [u8; 32],
+    ) -> Result<Self, NameError> {
+        let account = AccountName::parse("sandbox")?;
+        let client = Client {
+            name: ClientName::parse("sandbox")?,
+            key_sha256,
+            accounts: vec![account.clone()],
+            allow: None,
+            requests_per_s: None,
+            requests_at_once_max: None,
+            streamed_body_bytes_max: None,
+        };
+        Ok(Self {
+            server: Server {
+                listen: vec![ListenAddress::Tcp(SERVER_DEFAULT)],
+                tls: None,
+                workers: default_workers(),
+                spool_dir: std::env::temp_dir(),
+                limits: Limits::default(),
+            },
+            admin: Some(Admin { listen: ListenAddress::Tcp(ADMIN_DEFAULT) }),
+            upstream: Upstream { hosts: vec![upstream], ca_pem, ..Upstream::default() },
+            store: Store::Memory,
+            placeholder_key: None,
+            log: Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true },
+            accounts: vec![Account { name: account, app_id, app_secret }],
+            clients: vec![client],
+        })
+    }
+}
