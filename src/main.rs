@@ -1,2 +1,35 @@
-//! The `weigate` binary.
-fn main() {}
+//! The `weigate` binary: arguments, log set-up, signals, exit codes.
+//!
+//! Exit codes: 0; 2 bad configuration; 64 bad usage; 1 anything else.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use commands::{Arguments, Failure};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no faults; clap prints them to stdout.
+            let _printed = error.print();
+            let is_fault = !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if is_fault { 64 } else { 0 });
+        }
+    };
+    match commands::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Configuration(faults)) => {
+            commands::tell(format_args!("{faults}"));
+            ExitCode::from(2)
+        }
+        Err(Failure::Other(error)) => {
+            commands::tell(format_args!("weigate: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,178 @@
-//! To come.
+//! The operators' own listener: is it alive, is it ready, what does it count, how are the tokens.
+//!
+//! It is a listener of its own because every path of the other one belongs to WeChat. It can show a token's
+//! fingerprint, never a token: nothing here names a type that holds one.
+//!
+//! ```text
+//! GET /livez      200 as long as this process turns its loop
+//! GET /readyz     200 when every account has a live token and no stop was asked for; else 503, and which have not
+//! GET /metrics    Prometheus' text format
+//! GET /accounts   every account's token, its age, its errors, as JSON
+//! ```
+
+mod accounts;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use crate::telemetry::metrics::Exposition;
+use crate::token::{Status, TokenHandle};
+
+/// Where operators connect.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// Writes the metrics of the request's way, which this room knows nothing about.
+pub type WriteMetrics = Box<dyn Fn(&mut Exposition) + Send + Sync>;
+
+/// What is shown.
+pub struct Seen {
+    /// Every account's token, in the order of names.
+    pub tokens: Arc<Mutex<Vec<TokenHandle>>>,
+    /// A stop was asked for.
+    pub is_draining: Arc<AtomicBool>,
+    /// The metrics of the request's way.
+    pub write_metrics: WriteMetrics,
+}
+
+/// Operators and their tools are few.
+const CONNECTIONS_MAX: usize = 64;
+const HEADER_MAX: Duration = Duration::from_secs(5);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until it is dropped.
+pub async fn serve(listener: Listener, seen: Seen) {
+    let seen = Arc::new(seen);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        };
+        let seen = Arc::clone(&seen);
+        match accepted {
+            Ok(Stream::Tcp(stream)) => drop(connections.spawn(async move {
+                connection(stream, seen).await;
+                drop(permit);
+            })),
+            Ok(Stream::Unix(stream)) => drop(connections.spawn(async move {
+                connection(stream, seen).await;
+                drop(permit);
+            })),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Arc<Seen>) {
+    let service = service_fn(move |request| {
+        let response = answer(&request, &seen);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    // A client that leaves early is no event.
+    drop(served);
+}
+
+fn answer(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
+    let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    match request.uri().path() {
+        "/livez" | "/readyz" | "/metrics" | "/accounts" if !is_read => {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
+        "/livez" => text(StatusCode::OK, "alive\n".to_owned()),
+        "/readyz" => readiness(seen),
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, metrics(seen));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        "/accounts" => {
+            let mut response = text(StatusCode::OK, accounts::json(&statuses(seen)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "no such page: try /livez /readyz /metrics /accounts\n".to_owned()),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn statuses(seen: &Seen) -> Vec<Status> {
+    seen.tokens.lock().unwrap_or_else(PoisonError::into_inner).iter().map(TokenHandle::status).collect()
+}
+
+fn readiness(seen: &Seen) -> Response<Full<Bytes>> {
+    if seen.is_draining.load(Ordering::Relaxed) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
+    let mut lines = String::new();
+    for status in statuses(seen).iter().filter(|status| !status.alive) {
+        let why = status.last.as_ref().map_or("waiting for the first token", |last| last.word);
+        lines.push_str(&format!("account {} has no live token: {why}\n", status.account));
+    }
+    if lines.is_empty() {
+        return text(StatusCode::OK, "ready\n".to_owned());
+    }
+    text(StatusCode::SERVICE_UNAVAILABLE, lines)
+}
+
+fn metrics(seen: &Seen) -> String {
+    let mut page = Exposition::default();
+    page.family("weigate_info", "gauge", "always 1; the version that runs");
+    page.sample("weigate_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    (seen.write_metrics)(&mut page);
+    accounts::write_metrics(&statuses(seen), &mut page);
+    page.into_text()
+}
+
+// === impl Seen ===
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seen").finish_non_exhaustive()
+    }
+}

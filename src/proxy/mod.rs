@@ -1,3 +1,52 @@
-//! The request's way.
+//! A request's way, from the client's connection to WeChat and back.
+//!
+//! ```text
+//! accept.rs        a connection: a permit, its own task, a handshake under a time limit
+//! handle.rs        a request: RequestId, deadline, in-flight guard               ┐ never fails:
+//!   carry                                                                        │ every path ends
+//!     1 head.rs          the head is one that can be served    | Refusal         │ in a response and
+//!     2 route.rs         path                     -> Target    | Refusal         │ one log event
+//!       local.rs         an SDK's own token call is answered here                │
+//!     3 authenticate.rs  target, head             -> Caller    | Refusal         │
+//!     4 clients/rate.rs  caller, now              -> permit    | Refusal         │
+//!     5 route.rs         target, caller           -> Route     | Refusal         │
+//!     6 body.rs          incoming body            -> RequestBody (Held, Streaming) | Refusal
+//!     7 token/           account, deadline        -> Token     | Refusal         │
+//!     8 forward.rs       head, body, token        -> Response  | Refusal         │
+//!     9 inspect.rs       Response                 -> Pass | TokenInvalid         │
+//!    10 token/, forward  once more, if Held and the token is newer               │
+//! respond.rs       Refusal -> Response (one table); reply fields scrubbed        ┘
+//! ```
+//!
+//! # Rules
+//!
+//! * Once more is not a loop: the second reply goes to the client, whatever it says.
+//! * A reply is never held: at most its first [`inspect::PEEK_BYTES_MAX`] bytes are looked at before it streams.
+//! * Everything here may be dropped at any await, since a client may hang up. Counts go up and down by guard.
+//! * The upstream's authority is a constant of the configuration; a request contributes path and query only.
+//!
+//! # Why threads of their own
+//!
+//! A worker is one thread with a single-threaded runtime, a listener (`SO_REUSEPORT`) and upstream connections of its
+//! own, so nothing on the way locks, is handed over or is counted across cores. What is shared is read-only
+//! ([`Snapshot`]) or the token's cell.
 
+pub mod worker;
+mod accept;
+mod vitals;
+mod handle;
+mod head;
+mod authenticate;
+mod route;
+mod local;
+mod body;
+mod headers;
 pub mod upstream;
+mod forward;
+mod inspect;
+mod refusal;
+mod respond;
+mod snapshot;
+
+pub use refusal::Refusal;
+pub use snapshot::{Account, Snapshot};

@@ -5,6 +5,7 @@
 //! again. Names are compared decoded, so that `%61ccess_token` hides nothing, and for `access_token` also without
 //! regard to case and without a PHP-style `[]`, so that no reading of the query finds a second one.
 
+use bytes::BufMut;
 use percent_encoding::percent_decode_str;
 
 /// The parameters that mean something to weigate; each holds the raw (encoded) value of the first occurrence.
@@ -73,7 +74,7 @@ pub fn parameters(query: &str) -> Parameters<'_> {
 ///
 /// Values of `add` go out as they are: the caller has checked that they need no encoding. Nothing, not even a `?`,
 /// is written when nothing is left.
-pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut Vec<u8>) {
+pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut impl BufMut) {
     let mut separator = b'?';
     for pair in query.filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&')) {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
@@ -85,16 +86,16 @@ pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut V
             Some(Known::ComponentAccessToken | Known::CloudbaseAccessToken) | None => false,
         };
         if !dropped {
-            to.push(separator);
-            to.extend_from_slice(pair.as_bytes());
+            to.put_u8(separator);
+            to.put_slice(pair.as_bytes());
             separator = b'&';
         }
     }
     for (name, value) in add {
-        to.push(separator);
-        to.extend_from_slice(name.as_bytes());
-        to.push(b'=');
-        to.extend_from_slice(value.as_bytes());
+        to.put_u8(separator);
+        to.put_slice(name.as_bytes());
+        to.put_u8(b'=');
+        to.put_slice(value.as_bytes());
         separator = b'&';
     }
 }

@@ -1,0 +1,128 @@
+//! The accounts and their keepers, as one configuration after another says.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use crate::config::{self, Config};
+use crate::proxy::Account;
+use crate::token::{self, ConfiguredStore, KeeperTask, Life, StableTokenSource, TokenHandle, WallClock};
+use crate::types::{AccountName, Fingerprint};
+
+/// Token calls at one time, over all accounts.
+const FETCHES_MAX: usize = 64;
+
+/// All accounts that run.
+#[derive(Debug)]
+pub struct Accounts {
+    running: HashMap<AccountName, Kept>,
+    store: ConfiguredStore,
+    client: reqwest::Client,
+    fetches: Arc<Semaphore>,
+    tokens: Tokens,
+}
+
+/// The tokens of all accounts, for whoever shows them.
+pub(super) type Tokens = Arc<Mutex<Vec<TokenHandle>>>;
+
+#[derive(Debug)]
+struct Kept {
+    account: Arc<Account>,
+    secret: Fingerprint,
+    keeper: KeeperTask,
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    pub(super) fn new(store: ConfiguredStore, client: reqwest::Client) -> Self {
+        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
+        Self { running: HashMap::new(), store, client, fetches, tokens: Tokens::default() }
+    }
+
+    /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
+    pub(super) async fn follow(&mut self, config: &Config) {
+        let mut before = std::mem::take(&mut self.running);
+        for account in &config.accounts {
+            let secret = Fingerprint::of(account.app_secret.expose());
+            let same = |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret;
+            let kept = match before.remove(&account.name) {
+                Some(kept) if same(&kept) => kept,
+                changed => {
+                    // The old keeper ends first: two would fetch, and save, for one account.
+                    if let Some(changed) = changed {
+                        changed.keeper.stop().await;
+                    }
+                    self.start(account, secret, config)
+                }
+            };
+            self.running.insert(account.name.clone(), kept);
+        }
+        futures_util::future::join_all(before.into_values().map(|kept| kept.keeper.stop())).await;
+        let mut handles: Vec<&Kept> = self.running.values().collect();
+        handles.sort_by(|one, other| one.account.name.cmp(&other.account.name));
+        let handles = handles.into_iter().map(|kept| kept.account.token.clone()).collect();
+        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = handles;
+    }
+
+    fn start(&self, account: &config::Account, secret: Fingerprint, config: &Config) -> Kept {
+        let source = StableTokenSource::new(
+            self.client.clone(),
+            &config.upstream.hosts,
+            account.app_id.clone(),
+            account.app_secret.clone(),
+        );
+        let life = Life {
+            account: account.name.clone(),
+            app_id: account.app_id.clone(),
+            waiters_max: config.server.limits.token_waiters_max,
+            fetches: Arc::clone(&self.fetches),
+            clock: WallClock::of_the_machine(),
+            jitter: fastrand::Rng::new(),
+        };
+        let (token, keeper) = token::start(life, source, self.store.clone());
+        let account = Account {
+            name: account.name.clone(),
+            app_id: account.app_id.clone(),
+            app_secret: account.app_secret.clone(),
+            token,
+        };
+        Kept { account: Arc::new(account), secret, keeper }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Account>> {
+        self.running.values().map(|kept| Arc::clone(&kept.account)).collect()
+    }
+
+    pub(super) fn tokens(&self) -> Tokens {
+        Arc::clone(&self.tokens)
+    }
+
+    /// Ends all keepers; a save that has begun is finished.
+    pub(super) async fn stop(self) {
+        futures_util::future::join_all(self.running.into_values().map(|kept| kept.keeper.stop())).await;
+    }
+}
+
+/// The settings that differ between two configurations and cannot change while running.
+pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str> {
+    let differs = [
+        ("server.listen", before.server.listen != after.server.listen),
+        ("server.workers", before.server.workers != after.server.workers),
+        (
+            "server.limits.connections_max",
+            before.server.limits.connections_max != after.server.limits.connections_max,
+        ),
+        (
+            "admin",
+            before.admin.as_ref().map(|admin| &admin.listen) != after.admin.as_ref().map(|admin| &admin.listen),
+        ),
+        (
+            "upstream",
+            before.upstream.hosts != after.upstream.hosts || before.upstream.ca_pem != after.upstream.ca_pem,
+        ),
+        ("store", format!("{:?}", before.store) != format!("{:?}", after.store)),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
+}

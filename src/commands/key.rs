@@ -1,0 +1,29 @@
+//! `weigate key NAME`
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use clap::Args;
+use weigate::clients;
+use weigate::types::ClientName;
+
+use super::show;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The client's name: letters, digits, `-`, `_` and `.`
+    name: String,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let name = ClientName::parse(&options.name).context("NAME")?;
+    let key = clients::generate().context("asking the system for random bytes")?;
+    let mut digest = String::new();
+    for byte in clients::digest(key.expose()) {
+        write!(digest, "{byte:02x}")?;
+    }
+    show(format_args!("The key of {name}, shown this once; give it to the application as its AppSecret or Bearer key:"))?;
+    show(format_args!("\n    {}\n", key.expose()))?;
+    show(format_args!("For proxy.toml (it holds only the key's SHA-256):\n"))?;
+    show(format_args!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"\naccounts = [\"…\"]"))
+}

@@ -1,0 +1,66 @@
+//! `weigate sandbox`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use weigate::sandbox::{Sandbox, SandboxAccount, SandboxOptions};
+
+use super::{loopback, runtime, show};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where it stands in for api.weixin.qq.com
+    #[arg(long, value_name = "ADDRESS", default_value_t = loopback(8443))]
+    listen: SocketAddr,
+    /// Where tests control it (GET / there explains how)
+    #[arg(long, value_name = "ADDRESS", default_value_t = loopback(8444))]
+    control: SocketAddr,
+    /// Speak plain HTTP instead of TLS
+    #[arg(long)]
+    plain: bool,
+    /// Write the sandbox's certificate authority (PEM) here, for `upstream.ca_file`
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// An account, as APPID:APPSECRET; several allowed [default: wx0000000000sandbox:sandbox-secret]
+    #[arg(long = "account", value_name = "APPID:APPSECRET")]
+    accounts: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    runtime()?.block_on(serve(options))
+}
+
+async fn serve(options: &Options) -> anyhow::Result<()> {
+    let mut sandbox_options = SandboxOptions {
+        listen: options.listen,
+        tls: !options.plain,
+        control: Some(options.control),
+        ..SandboxOptions::default()
+    };
+    if !options.accounts.is_empty() {
+        let accounts = options.accounts.iter().map(|text| account(text)).collect::<anyhow::Result<_>>()?;
+        sandbox_options.accounts = accounts;
+    }
+    let accounts = sandbox_options.accounts.clone();
+    let sandbox = Sandbox::start(sandbox_options).await.context("starting the sandbox")?;
+    if let (Some(path), Some(pem)) = (&options.ca_file, sandbox.ca_pem()) {
+        std::fs::write(path, pem).with_context(|| format!("writing {}", path.display()))?;
+    }
+    show(format_args!("WeChat's stand-in: {}", sandbox.base_url()))?;
+    if let Some(control) = sandbox.control_address() {
+        show(format_args!("its control API:   http://{control}/"))?;
+    }
+    for account in &accounts {
+        show(format_args!("an account:        appid {} secret {}", account.app_id, account.app_secret))?;
+    }
+    tokio::signal::ctrl_c().await.context("waiting for a signal")?;
+    sandbox.stop().await;
+    Ok(())
+}
+
+fn account(text: &str) -> anyhow::Result<SandboxAccount> {
+    let (app_id, app_secret) = text.split_once(':').context("--account takes APPID:APPSECRET")?;
+    Ok(SandboxAccount { app_id: app_id.to_owned(), app_secret: app_secret.to_owned(), ..SandboxAccount::default() })
+}

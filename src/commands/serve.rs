@@ -1,0 +1,176 @@
+//! `weigate serve` and `weigate serve --sandbox`
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::Args;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use weigate::app::{self, App};
+use weigate::config::{Admin, Config, ListenAddress, Loaded, UpstreamHost};
+use weigate::sandbox::{Sandbox, SandboxOptions};
+use weigate::telemetry::log;
+use weigate::types::{AppId, AppSecret};
+use weigate::{clients, config};
+
+use super::{ConfigFile, Failure, load, runtime, tell};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Stand in front of the built-in WeChat sandbox instead of a configuration: one account, one client key
+    #[arg(long)]
+    sandbox: bool,
+    /// With --sandbox: where clients connect
+    #[arg(long, value_name = "ADDRESS", requires = "sandbox")]
+    listen: Option<SocketAddr>,
+    /// With --sandbox: where the admin listener is
+    #[arg(long, value_name = "ADDRESS", requires = "sandbox")]
+    admin: Option<SocketAddr>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    harden();
+    if options.sandbox {
+        return Ok(runtime()?.block_on(serve_sandbox(options))?);
+    }
+    let loaded = load(&options.file.config)?;
+    tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
+    announce(&loaded);
+    Ok(runtime()?.block_on(serve(loaded.config, Some(&options.file.config)))?)
+}
+
+/// No core file with secrets in it, no other process of this user that reads our memory, and as many file
+/// descriptors as the system allows.
+fn harden() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    // Where the system says no, weigate runs all the same.
+    let _core = rustix::process::setrlimit(Resource::Core, none);
+    let _dump = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let _files = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+}
+
+fn announce(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    for setting in &loaded.settings {
+        tracing::debug!(setting = setting.name, value = %setting.value, "set");
+    }
+}
+
+async fn serve(config: Config, path: Option<&Path>) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let listeners = app::bind(&config)?;
+    for address in &listeners.server_addresses {
+        tracing::info!(%address, "clients connect here");
+    }
+    if let Some(address) = &listeners.admin_address {
+        tracing::info!(%address, "operators connect here");
+    }
+    let mut app = App::start(config, listeners).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "weigate serves");
+    loop {
+        tokio::select! {
+            () = signals.stop() => break,
+            () = app.failed() => anyhow::bail!("a worker ended by itself"),
+            _ = signals.hangup.recv() => match path {
+                Some(path) => reload(&mut app, path).await,
+                None => tracing::warn!("there is no configuration to reload"),
+            },
+        }
+    }
+    tracing::info!("stopping: requests in flight finish; a second signal cuts them");
+    let is_whole = app.stop(signals.stop()).await;
+    if is_whole {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped; some requests were cut");
+    }
+    Ok(())
+}
+
+async fn reload(app: &mut App, path: &Path) {
+    match config::load(path) {
+        Ok(loaded) => {
+            announce(&loaded);
+            app.reload(loaded.config).await;
+        }
+        Err(faults) => tracing::error!(%faults, "the configuration has faults; the old one stays in force"),
+    }
+}
+
+async fn serve_sandbox(options: &Options) -> anyhow::Result<()> {
+    const APP_ID: &str = "wx0000000000sandbox";
+    let control = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let sandbox_options = SandboxOptions { control, tls: true, ..SandboxOptions::default() };
+    let account = sandbox_options.accounts.first().cloned().context("the sandbox has no account")?;
+    let sandbox = Sandbox::start(sandbox_options).await.context("starting the sandbox")?;
+    let key = clients::generate()?;
+    let host = UpstreamHost { tls: true, host: "127.0.0.1".to_owned(), port: sandbox.address().port() };
+    let app_id = AppId::parse(&account.app_id).context(APP_ID)?;
+    let ca_pem = sandbox.ca_pem().map(|pem| pem.as_bytes().to_vec());
+    let secret = AppSecret::new(account.app_secret.clone());
+    let mut config = Config::sandbox(host, ca_pem, app_id, secret, clients::digest(key.expose()))?;
+    if let Some(listen) = options.listen {
+        config.server.listen = vec![ListenAddress::Tcp(listen)];
+    }
+    if let Some(listen) = options.admin {
+        config.admin = Some(Admin { listen: ListenAddress::Tcp(listen) });
+    }
+    tracing::subscriber::set_global_default(log::subscriber(&config.log))?;
+    let listeners = app::bind(&config)?;
+    let proxy = listeners.server_addresses.first().map(ToString::to_string).unwrap_or_default();
+    let admin = listeners.admin_address.as_ref().map(ToString::to_string).unwrap_or_default();
+    let control = sandbox.control_address().map(|address| address.to_string()).unwrap_or_default();
+    let mut signals = Signals::new()?;
+    let app = App::start(config, listeners).await?;
+    tell(format_args!(
+        "weigate stands in front of its own WeChat sandbox. Try it:
+
+    curl -H 'Authorization: Bearer {}' 'http://{proxy}/cgi-bin/user/info?openid=o6_bmjrPTlm6_2sgVt7hMZOPfL2M'
+
+An SDK needs three settings:  base URL http://{proxy}   appid {}   secret: the key above
+Tokens, errors, metrics:      http://{admin}/accounts   /readyz   /metrics
+Revoke the token, inject faults, see what arrived:  http://{control}/
+Ctrl-C stops.
+",
+        key.expose(),
+        account.app_id,
+    ));
+    tokio::select! {
+        () = signals.stop() => {}
+        () = app.failed() => anyhow::bail!("a worker ended by itself"),
+    }
+    app.stop(signals.stop()).await;
+    sandbox.stop().await;
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A client's socket, plain or TLS, TCP or unix, that keeps its [`Vitals`] up to date.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::proxy::vitals::Vitals;
+
+/// Where clients connect.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A client's socket, as accepted.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A client's socket, as spoken on.
+#[derive(Debug)]
+enum Stream {
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+/// A client's socket with its notes, and with what was read of it too early.
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    stream: Stream,
+    again: Vec<u8>,
+    vitals: Rc<Vitals>,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Waits for a connection.
+    pub(crate) async fn accept(&self) -> io::Result<Plain> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Plain::Tcp(stream))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Plain::Unix(stream)),
+        }
+    }
+}
+
+// === impl ClientIo ===
+
+impl ClientIo {
+    pub(super) fn new(plain: Plain, vitals: Rc<Vitals>) -> Self {
+        Self { stream: Stream::Plain(plain), again: Vec::new(), vitals }
+    }
+
+    /// Does the TLS handshake.
+    pub(super) async fn handshake(plain: Plain, vitals: Rc<Vitals>, tls: TlsAcceptor) -> io::Result<Self> {
+        let stream = tls.accept(plain).await?;
+        Ok(Self { stream: Stream::Tls(Box::new(stream)), again: Vec::new(), vitals })
+    }
+
+    /// Whether ALPN chose HTTP/2.
+    pub(super) fn chose_h2(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Stream::Plain(_) => false,
+        }
+    }
+
+    /// Adds to `to` what comes next, until it has `most` bytes at the most; 0 at the end.
+    pub(super) async fn read_some(&mut self, to: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let mut piece = vec![0; most.saturating_sub(to.len())];
+        let read = self.read(&mut piece).await?;
+        to.extend_from_slice(piece.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+
+    /// What was read will be read again.
+    pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
+        self.again = bytes;
+    }
+
+    /// Closes our side.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
+        self.shutdown().await
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.again.is_empty() {
+            let count = this.again.len().min(to.remaining());
+            to.put_slice(this.again.get(..count).unwrap_or_default());
+            this.again = this.again.split_off(count);
+            this.vitals.received(count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = to.filled().len();
+        ready!(match &mut this.stream {
+            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_read(cx, to),
+            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_read(cx, to),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, to),
+        })?;
+        this.vitals.received(to.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.stream {
+            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        this.vitals.write_stalls(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.stream {
+            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        };
+        this.vitals.write_stalls(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(_) => true,
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = match &mut this.stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        if flushed.is_pending() {
+            this.vitals.write_stalls(true);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+// === impl Plain ===
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, to),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, to),
+        }
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A client's connection: a permit, its own task, a handshake under a time limit, then HTTP/1.1 or HTTP/2.
+//!
+//! With TLS the protocol is ALPN's choice. Without it the first bytes decide: a client that speaks HTTP/2 with prior
+//! knowledge begins with a fixed preface (RFC 9113 §3.4) that no HTTP/1 request begins with.
+
+mod io;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+pub(super) use io::Listener;
+use io::{ClientIo, Plain};
+
+use super::body::ReplyBody;
+use super::handle::handle;
+use super::vitals::{Ending, Vitals};
+use super::worker::Worker;
+
+/// A worker that cannot accept (out of file descriptors, mostly) tries again after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// After the last reply, what the client still sends is read and dropped for this long, so that closing does not
+/// reset the connection before the reply was read (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Accepts until it is dropped.
+pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, tls: Option<Arc<rustls::ServerConfig>>) {
+    let tls = tls.map(TlsAcceptor::from);
+    loop {
+        // Without a permit the backlog waits; that is what it is for.
+        let Ok(permit) = Arc::clone(&worker.permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(stream) => {
+                let worker = Rc::clone(&worker);
+                let tls = tls.clone();
+                tokio::task::spawn_local(async move {
+                    serve(&worker, stream, tls).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                worker.counts.accept_errors.one();
+                tracing::warn!(cause = %error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(worker: &Rc<Worker>, stream: Plain, tls: Option<TlsAcceptor>) {
+    worker.counts.connections_accepted.one();
+    let _count = CountClosed(worker);
+    let open = worker.connections.open();
+    let vitals = Rc::clone(&open.vitals);
+    // A connection that dies in its handshake, or later, is the client's affair: nothing to report.
+    let _ended = until_cut(&vitals, serve_stream(worker, &vitals, stream, tls)).await;
+}
+
+struct CountClosed<'a>(&'a Worker);
+
+// === impl CountClosed ===
+
+impl Drop for CountClosed<'_> {
+    fn drop(&mut self) {
+        self.0.counts.connections_closed.one();
+    }
+}
+
+/// Runs `work` unless the worker cuts the connection.
+async fn until_cut<T>(vitals: &Vitals, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
+        if vitals.ending(cx) == Ending::Cut {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+async fn serve_stream(
+    worker: &Rc<Worker>,
+    vitals: &Rc<Vitals>,
+    stream: Plain,
+    tls: Option<TlsAcceptor>,
+) -> std::io::Result<()> {
+    let (io, speaks_h2) = match tls {
+        Some(tls) => {
+            let io = ClientIo::handshake(stream, Rc::clone(vitals), tls).await?;
+            let speaks_h2 = io.chose_h2();
+            (io, speaks_h2)
+        }
+        None => sniff(ClientIo::new(stream, Rc::clone(vitals))).await?,
+    };
+    vitals.ready(speaks_h2);
+    if speaks_h2 {
+        serve_h2(worker, vitals, io).await;
+    } else {
+        serve_h1(worker, vitals, io).await;
+    }
+    Ok(())
+}
+
+/// Reads as much as it takes to tell HTTP/2's preface from anything else; what was read is read again.
+async fn sniff(mut io: ClientIo) -> std::io::Result<(ClientIo, bool)> {
+    let mut seen = Vec::new();
+    while PREFACE.starts_with(&seen) && seen.len() < PREFACE.len() {
+        if io.read_some(&mut seen, PREFACE.len()).await? == 0 {
+            break;
+        }
+    }
+    let speaks_h2 = seen.starts_with(PREFACE);
+    io.put_back(seen);
+    Ok((io, speaks_h2))
+}
+
+fn service(
+    worker: &Rc<Worker>,
+    vitals: &Rc<Vitals>,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response<ReplyBody>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<ReplyBody>, Infallible>>,
+> + use<> {
+    let worker = Rc::clone(worker);
+    let vitals = Rc::clone(vitals);
+    service_fn(move |request| handle(Rc::clone(&worker), Rc::clone(&vitals), request))
+}
+
+async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
+    let limits = worker.view().snapshot.limits.clone();
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(limits.header_bytes_max.max(READ_BUFFER_BYTES_MAX));
+    // hyper keeps room for 100 on the stack; any other number costs an allocation for each head.
+    if limits.headers_max != 100 {
+        builder.max_headers(limits.headers_max);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(io), service(worker, vitals));
+    let mut is_finishing = false;
+    let served = poll_fn(|cx| {
+        if !is_finishing && vitals.ending(cx) == Ending::Polite {
+            is_finishing = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(cx)
+    })
+    .await;
+    // After an error there is nobody to be polite to, except a client whose head hyper answered 400 or 431.
+    let _answered = served;
+    linger(connection.into_parts().io.into_inner(), vitals).await;
+}
+
+/// Closes in stages: our side first, then what still comes is dropped, then the rest.
+async fn linger(mut io: ClientIo, vitals: &Vitals) {
+    if io.close().await.is_err() || vitals.is_half_closed() {
+        return;
+    }
+    let until = Instant::now() + LINGER;
+    let mut dropped = 0;
+    let mut piece = Vec::new();
+    while dropped < LINGER_BYTES_MAX {
+        piece.clear();
+        match tokio::time::timeout_at(until, io.read_some(&mut piece, READ_BUFFER_BYTES_MAX)).await {
+            Ok(Ok(read)) if read > 0 => dropped += read,
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
+    let limits = worker.view().snapshot.limits.clone();
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(READ_BUFFER_BYTES_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
+    let mut is_finishing = false;
+    let _served = poll_fn(|cx: &mut Context<'_>| {
+        if !is_finishing && vitals.ending(cx) == Ending::Polite {
+            is_finishing = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// hyper's buffers grow to this when a client sends, or reads, faster than the other side.
+const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// What Envoy's advice for servers on the open internet says (reliability.md §1).
+const H2_STREAMS_MAX: u32 = 100;
+const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Runs HTTP/2's streams on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor;
+
+// === impl LocalExecutor ===
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        // The connection's task ends its streams' tasks: they fail as soon as it is gone.
+        drop(tokio::task::spawn_local(future));
+    }
+}

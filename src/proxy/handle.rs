@@ -1,0 +1,305 @@
+//! One request, from its head to the end of its reply.
+//!
+//! [`handle`] always answers and logs once; [`Way::carry`] is the whole way in one screen and says `?`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::authenticate::authenticate;
+use super::body::{self, ReplyBody};
+use super::forward::Forward;
+use super::refusal::Refusal;
+use super::route::{Route, Target};
+use super::upstream::{BodyError, SendError, UpstreamBody};
+use super::vitals::Vitals;
+use super::worker::{RouteEntry, View, Worker};
+use super::{head, headers, inspect, local, respond};
+use crate::clients::InFlight;
+use crate::telemetry::log::{ACCESS, Cut};
+use crate::token::Renewal;
+use crate::types::RequestId;
+use crate::wechat::paths::Need;
+use crate::wechat::{ErrCode, envelope};
+
+/// Answers a request, whatever happens.
+pub(super) async fn handle(
+    worker: Rc<Worker>,
+    vitals: Rc<Vitals>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let (head, incoming) = request.into_parts();
+    let view = worker.view();
+    let mut exchange = Exchange::begin(&worker, vitals, &head);
+    let way = Way { worker: &worker, view: &view, head: &head };
+    let mut response = match way.carry(incoming, &mut exchange).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            exchange.refused(&refusal);
+            respond::refuse(&refusal, exchange.id)
+        }
+    };
+    exchange.status = response.status();
+    respond::sign(&mut response, exchange.id);
+    if worker.is_draining.get() && head.version <= Version::HTTP_11 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let exchange = Box::new(exchange);
+    response.body_mut().ends(exchange);
+    Ok(response)
+}
+
+struct Way<'a> {
+    worker: &'a Rc<Worker>,
+    view: &'a View,
+    head: &'a Parts,
+}
+
+// === impl Way ===
+
+impl Way<'_> {
+    async fn carry(&self, incoming: Incoming, exchange: &mut Exchange) -> Result<Response<ReplyBody>, Refusal> {
+        let snapshot = &*self.view.snapshot;
+        head::check(self.head, &self.worker.pseudonym)?;
+        if self.head.uri.path() == "*" {
+            return Ok(options());
+        }
+        let target = Target::of(&self.head.uri)?;
+        if let Need::TokenCall(call) = target.judged.need {
+            return local::token_call(call, snapshot, &target, self.head, incoming, exchange.id).await;
+        }
+        let caller = authenticate(&snapshot.clients, &self.head.headers, &target)?;
+        exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
+        let route = Route::choose(snapshot, &target, &caller)?;
+        let entry = self.view.route(&self.worker.counts, caller.client, route.account);
+        exchange.route = Some(Rc::clone(&entry));
+
+        let mut body = body::receive(incoming, &self.body_limits(caller.client)).await?;
+        let deadline = exchange.deadline(&body, snapshot.limits.request);
+        let forward = Forward {
+            head: self.head,
+            target: &target,
+            account: route.account,
+            need: route.need,
+            drop: target.dropped(route.need, &caller),
+            pseudonym: &self.worker.pseudonym,
+            stall: snapshot.limits.stall,
+        };
+        let upstream = &self.worker.upstream;
+        if route.need != Need::Token {
+            let reply = forward.send(upstream, &mut body, None, deadline).await?;
+            return Ok(exchange.pass_on(reply));
+        }
+
+        let account_token = &route.account.token;
+        let token = entry.token(account_token, exchange.started_at, deadline).await?;
+        let mut first = forward.send(upstream, &mut body, Some(&token.access_token), deadline).await?;
+        let code = inspect::errcode(&mut first, deadline).await.map_err(broken)?;
+        exchange.upstream_answered(code);
+        if !code.is_some_and(envelope::is_token_invalid) || !body.is_held() {
+            return Ok(exchange.pass_on(first));
+        }
+
+        // WeChat turns a bad token away before it acts, so even a POST may go twice.
+        let path = path_hash(target.path);
+        if account_token.quiet(path, Instant::now()) {
+            return Ok(exchange.pass_on(first));
+        }
+        let newer = match account_token.newer_than(token.generation, deadline).await {
+            Renewal::Newer(newer) => newer,
+            Renewal::Same => {
+                account_token.hush(path, Instant::now());
+                return Ok(exchange.pass_on(first));
+            }
+            Renewal::Failed => return Ok(exchange.pass_on(first)),
+        };
+        first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
+        exchange.goes_once_more();
+        let mut second = forward.send(upstream, &mut body, Some(&newer.access_token), deadline).await?;
+        exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
+        Ok(exchange.pass_on(second))
+    }
+
+    fn body_limits(&self, client: &crate::clients::Client) -> body::Limits {
+        body::Limits {
+            streamed_body_bytes_max: client.streamed_body_bytes_max,
+            ..body::Limits::of(&self.view.snapshot)
+        }
+    }
+}
+
+/// `OPTIONS *` asks what the server can do (RFC 9110 §9.3.7); the server is us.
+fn options() -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::whole(bytes::Bytes::new()));
+    let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+    response.headers_mut().insert(http::header::ALLOW, allow);
+    response
+}
+
+fn broken(error: BodyError) -> Refusal {
+    Refusal::Upstream(match error {
+        BodyError::Timeout | BodyError::Stalled => SendError::Timeout,
+        BodyError::Truncated => SendError::ClosedBeforeReply,
+        BodyError::Malformed(rule) => SendError::MalformedReply(rule),
+    })
+}
+
+fn path_hash(path: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(path.as_bytes());
+    hasher.finish()
+}
+
+/// What is noted about a request while it is on its way; logged and counted when it ends, by whatever end.
+pub(crate) struct Exchange {
+    pub(super) id: RequestId,
+    started_at: Instant,
+    method: Method,
+    /// Only its path is ever printed.
+    uri: Uri,
+    status: StatusCode,
+    attempts: u8,
+    errcode: Option<ErrCode>,
+    sent_bytes: u64,
+    upstream_time: Option<Duration>,
+    refusal: Option<(&'static str, Option<String>)>,
+    ending: &'static str,
+    route: Option<Rc<RouteEntry>>,
+    permit: Option<InFlight>,
+    worker: Rc<Worker>,
+    vitals: Rc<Vitals>,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    fn begin(worker: &Rc<Worker>, vitals: Rc<Vitals>, head: &Parts) -> Self {
+        let started_at = Instant::now();
+        worker.counts.requests_begun.one();
+        vitals.request_begins(started_at);
+        Self {
+            id: worker.name_request(),
+            started_at,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            status: StatusCode::OK,
+            attempts: 1,
+            errcode: None,
+            sent_bytes: 0,
+            upstream_time: None,
+            refusal: None,
+            // What is dropped before it ended was dropped because the client had gone.
+            ending: "client_gone",
+            route: None,
+            permit: None,
+            worker: Rc::clone(worker),
+            vitals,
+        }
+    }
+
+    /// By when the head of the reply must be here. A body that had to come first does not use up the time.
+    fn deadline(&self, body: &body::RequestBody, span: Duration) -> Instant {
+        if body.length() == 0 { self.started_at + span } else { Instant::now() + span }
+    }
+
+    fn upstream_answered(&mut self, code: Option<ErrCode>) {
+        self.errcode = code;
+    }
+
+    fn goes_once_more(&mut self) {
+        self.attempts = 2;
+        if let Some(route) = &self.route {
+            route.counts.second_tries.one();
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        self.worker.counts.refused(refusal.word());
+        if let Some(route) = &self.route {
+            route.counts.refused.one();
+        }
+        self.refusal = Some((refusal.word(), refusal.cause()));
+    }
+
+    fn pass_on(&mut self, reply: Response<UpstreamBody>) -> Response<ReplyBody> {
+        let upstream_time = self.started_at.elapsed();
+        self.worker.counts.upstream_time.observe(upstream_time);
+        self.upstream_time = Some(upstream_time);
+        if let Some(route) = &self.route {
+            route.counts.passed.one();
+            match self.errcode {
+                Some(code) if envelope::is_token_invalid(code) => route.counts.token_invalid.one(),
+                Some(ErrCode(45009 | 45011)) => route.counts.quota.one(),
+                Some(_) | None => {}
+            }
+        }
+        let mut reply = reply.map(ReplyBody::upstream);
+        headers::scrub_reply(reply.headers_mut());
+        if self.attempts > 1 {
+            reply.headers_mut().insert(respond::ATTEMPTS, HeaderValue::from_static("2"));
+        }
+        reply
+    }
+
+    /// Bytes of the reply's body went to the client.
+    pub(super) fn sent(&mut self, count: usize) {
+        self.sent_bytes += u64::try_from(count).unwrap_or(u64::MAX);
+    }
+
+    /// The reply's body has come to its end.
+    pub(super) fn ended(mut self: Box<Self>, ending: Result<(), BodyError>) {
+        self.ending = match ending {
+            Ok(()) => "done",
+            Err(error) => error.word(),
+        };
+    }
+
+    fn log(&self) {
+        let elapsed_ms = self.started_at.elapsed().as_secs_f64() * 1e3;
+        let upstream_ms = self.upstream_time.map(|time| time.as_secs_f64() * 1e3);
+        let client = self.route.as_ref().map(|route| route.client.as_str());
+        let account = self.route.as_ref().map(|route| route.account.as_str());
+        let path = Cut(self.uri.path());
+        let errcode = self.errcode.map(|code| code.0);
+        match &self.refusal {
+            Some((word, cause)) => tracing::info!(
+                target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
+                status = self.status.as_u16(), reason = word, cause = cause.as_deref(), elapsed_ms, "refused"
+            ),
+            None => tracing::debug!(
+                target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
+                status = self.status.as_u16(), errcode, attempts = self.attempts, ending = self.ending,
+                sent_bytes = self.sent_bytes, upstream_ms, elapsed_ms, "request"
+            ),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.worker.counts.requests_ended.one();
+        self.worker.counts.request_time.observe(self.started_at.elapsed());
+        self.vitals.request_ends();
+        let is_loggable = match &self.refusal {
+            Some(_) => self.worker.may_log_refusal(self.started_at),
+            None => tracing::enabled!(target: ACCESS, tracing::Level::DEBUG),
+        };
+        if is_loggable {
+            self.log();
+        }
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("id", &self.id).finish_non_exhaustive()
+    }
+}

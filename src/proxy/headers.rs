@@ -1,0 +1,171 @@
+//! Which fields travel: hop-by-hop fields, credentials and what describes the client's network stay here.
+//!
+//! RFC 9110 §7.6.1: an intermediary removes `Connection`, every field it names, and the fields that older software
+//! uses without naming them.
+
+use bytes::BufMut;
+use http::header::{CONNECTION, HeaderMap};
+use http::{HeaderName, HeaderValue};
+
+/// The fields that `Connection` names, if it names any beyond `close` and `keep-alive`.
+#[derive(Debug, Default)]
+pub(super) struct Nominated(Vec<String>);
+
+// === impl Nominated ===
+
+impl Nominated {
+    /// Reads every `Connection` field. Nearly always nothing is allocated.
+    pub(super) fn by(headers: &HeaderMap) -> Self {
+        let mut names = Vec::new();
+        for value in headers.get_all(CONNECTION) {
+            let text = value.to_str().unwrap_or_default();
+            for name in text.split(',').map(str::trim) {
+                let usual = name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
+                if !usual && !name.is_empty() {
+                    names.push(name.to_ascii_lowercase());
+                }
+            }
+        }
+        Self(names)
+    }
+
+    fn names(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|nominated| nominated == name.as_str())
+    }
+}
+
+/// Appends the fields of a request that travel on, as `name: value` lines.
+///
+/// `Host`, `Content-Length`, `Accept-Encoding` and `Via` are the forwarder's to write.
+pub(super) fn write_request(headers: &HeaderMap, to: &mut impl BufMut) {
+    let nominated = Nominated::by(headers);
+    for (name, value) in headers {
+        if stays_here(name) || nominated.names(name) {
+            continue;
+        }
+        write_line(name.as_str(), value.as_bytes(), to);
+    }
+}
+
+/// Appends one field.
+pub(super) fn write_line(name: &str, value: &[u8], to: &mut impl BufMut) {
+    to.put_slice(name.as_bytes());
+    to.put_slice(b": ");
+    to.put_slice(value);
+    to.put_slice(b"\r\n");
+}
+
+/// Takes out of a reply what was between WeChat and us, and what only weigate may say.
+pub(super) fn scrub_reply(headers: &mut HeaderMap<HeaderValue>) {
+    if headers.contains_key(CONNECTION) {
+        for name in Nominated::by(headers).0 {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in REPLY_HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+const REPLY_HOP_BY_HOP: [HeaderName; 9] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    http::header::TRANSFER_ENCODING,
+    http::header::TRAILER,
+    http::header::UPGRADE,
+    http::header::PROXY_AUTHENTICATE,
+    super::respond::REQUEST_ID,
+    super::respond::ERROR,
+    super::respond::ATTEMPTS,
+];
+
+/// Whether a request's field never leaves: framing and hop-by-hop fields, credentials (weigate's own and others
+/// that WeChat has no use for), what the forwarder writes itself, and where the client is (RFC 7239 is not WeChat's
+/// business).
+fn stays_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "host"
+            | "content-length"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "http2-settings"
+            | "expect"
+            | "authorization"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+            | "accept-encoding"
+            | "via"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-forwarded-port"
+            | "x-real-ip"
+    ) || name.as_str().starts_with("x-weigate-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(fields: &[(&'static str, &'static str)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let mut to = Vec::new();
+        write_request(&headers, &mut to);
+        String::from_utf8(to).unwrap()
+    }
+
+    #[test]
+    fn ordinary_and_unknown_fields_travel_in_order_with_their_bytes() {
+        let fields = [
+            ("content-type", "application/json"),
+            ("wechatmp-signature", "abc=="),
+            ("x-many", "1"),
+            ("x-many", "2"),
+            ("cookie", "a=b"),
+        ];
+        let expected = "content-type: application/json\r\nwechatmp-signature: abc==\r\nx-many: 1\r\nx-many: 2\r\ncookie: a=b\r\n";
+        assert_eq!(sent(&fields), expected);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_credentials_and_addresses_stay_here() {
+        for name in [
+            "host", "content-length", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te",
+            "trailer", "upgrade", "http2-settings", "expect", "authorization", "proxy-authorization",
+            "accept-encoding", "via", "forwarded", "x-forwarded-for", "x-real-ip", "x-weigate-error",
+        ] {
+            assert_eq!(sent(&[(name, "x")]), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn what_connection_names_stays_here_too() {
+        let fields = [("connection", "X-Secret , close"), ("connection", "x-other"), ("x-secret", "1"), ("x-other", "2"), ("x-third", "3")];
+        assert_eq!(sent(&fields), "x-third: 3\r\n");
+    }
+
+    #[test]
+    fn a_reply_loses_what_was_between_wechat_and_us() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("x-weigate-error", "forged"),
+            ("transfer-encoding", "chunked"), ("content-type", "image/jpeg"), ("set-cookie", "a=b"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        scrub_reply(&mut headers);
+        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["content-type", "set-cookie"]);
+    }
+}

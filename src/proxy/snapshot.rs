@@ -1,0 +1,62 @@
+//! What a worker needs to know of the configuration: read-only, replaced as a whole by a reload.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clients::Clients;
+use crate::config::Limits;
+use crate::token::TokenHandle;
+use crate::types::{AccountName, AppId, AppSecret};
+
+/// One account, with its token at hand.
+#[derive(Debug)]
+pub struct Account {
+    /// The operator's name for it.
+    pub name: AccountName,
+    /// Its AppID.
+    pub app_id: AppId,
+    /// Its secret, for the few calls that need it.
+    pub app_secret: AppSecret,
+    /// Where its token is read.
+    pub token: TokenHandle,
+}
+
+/// Accounts, clients and limits as of one configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Who may call.
+    pub clients: Clients,
+    /// What a client may use.
+    pub limits: Limits,
+    /// Where held bodies beyond memory go.
+    pub spool_dir: PathBuf,
+    by_name: HashMap<AccountName, Arc<Account>>,
+    by_app_id: HashMap<AppId, Arc<Account>>,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Puts one together.
+    pub fn new(accounts: Vec<Arc<Account>>, clients: Clients, limits: Limits, spool_dir: PathBuf) -> Self {
+        let by_app_id = accounts.iter().map(|account| (account.app_id.clone(), Arc::clone(account))).collect();
+        let by_name = accounts.into_iter().map(|account| (account.name.clone(), account)).collect();
+        Self { clients, limits, spool_dir, by_name, by_app_id }
+    }
+
+    /// The account of this name.
+    pub fn account(&self, name: &AccountName) -> Option<&Arc<Account>> {
+        self.by_name.get(name)
+    }
+
+    /// The account of this AppID.
+    pub fn account_of(&self, app_id: &AppId) -> Option<&Arc<Account>> {
+        self.by_app_id.get(app_id)
+    }
+
+    /// All names, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &AccountName> {
+        self.by_name.keys()
+    }
+}

@@ -1,0 +1,298 @@
+//! A worker: one thread with a single-threaded runtime, its own listener, its own upstream connections.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use super::accept::{self, Listener};
+use super::snapshot::{Account, Snapshot};
+use super::upstream::{Stats, Upstream};
+use super::vitals::{Connections, Ending, SWEEP_EVERY};
+use crate::clients::Client;
+use crate::config;
+use crate::telemetry::metrics::{RouteCounts, WorkerCounts};
+use crate::token::{NoToken, Token, TokenHandle};
+use crate::types::{AccountName, ClientName, RequestId};
+
+/// How a stop proceeds; each step follows from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Requests are served.
+    Serve,
+    /// What is in flight ends, nothing new is accepted.
+    Drain,
+    /// Everything ends now.
+    Cut,
+}
+
+/// A listening socket, bound before any worker starts.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// From 0.
+    pub index: usize,
+    /// This worker's own listeners.
+    pub listeners: Vec<Bound>,
+    /// `None`: plain HTTP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Where requests go.
+    pub upstream: config::Upstream,
+    /// How WeChat proves who it is.
+    pub upstream_tls: Arc<rustls::ClientConfig>,
+    /// Accounts, clients and limits; a reload sends another.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Whether to stop.
+    pub phase: watch::Receiver<Phase>,
+    /// One for each open connection, over all workers.
+    pub permits: Arc<Semaphore>,
+    /// Where this worker counts.
+    pub counts: Arc<WorkerCounts>,
+    /// This process's name in `Via`, the same for all workers.
+    pub pseudonym: Arc<str>,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Ends when the worker has drained.
+    pub thread: JoinHandle<io::Result<()>>,
+    /// Its upstream connections.
+    pub upstream: Arc<Stats>,
+}
+
+/// What requests of one worker share.
+pub(crate) struct Worker {
+    pub(super) upstream: Upstream,
+    pub(super) connections: Connections,
+    pub(super) counts: Arc<WorkerCounts>,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) pseudonym: Arc<str>,
+    pub(super) is_draining: Cell<bool>,
+    view: RefCell<Rc<View>>,
+    next_request: Cell<u64>,
+    refusals_logged: Cell<(Option<Instant>, u32)>,
+}
+
+/// A snapshot, and what this worker keeps beside it.
+pub(super) struct View {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// By the addresses of client and account, which live as long as the snapshot.
+    routes: RefCell<HashMap<(usize, usize), Rc<RouteEntry>>>,
+}
+
+/// A client on an account: names for the log, counts for the metrics.
+#[derive(Debug)]
+pub(super) struct RouteEntry {
+    pub(super) client: ClientName,
+    pub(super) account: AccountName,
+    pub(super) counts: Arc<RouteCounts>,
+    /// The token as this worker last read it.
+    token: RefCell<Option<Rc<Token>>>,
+}
+
+/// After the word to stop, idle connections stay open and new ones are accepted for this long, so that a client that
+/// sends at that very instant is served.
+const STOP_GRACE: Duration = Duration::from_millis(300);
+
+/// Held bodies are written by at most this many threads of a worker.
+const BLOCKING_THREADS_MAX: usize = 8;
+
+/// Refusals logged per second; more are counted only.
+const REFUSALS_LOGGED_PER_S: u32 = 50;
+
+/// Starts a worker on a thread of its own.
+pub fn spawn(setup: Setup) -> io::Result<Running> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build()?;
+        LocalSet::new().block_on(&runtime, run(setup, sender))
+    })?;
+    match receiver.recv() {
+        Ok(upstream) => Ok(Running { thread, upstream }),
+        Err(_) => match thread.join() {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(_) => Err(io::Error::other("a worker ended before it began")),
+        },
+    }
+}
+
+async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> io::Result<()> {
+    let listeners = setup.listeners.into_iter().map(listener).collect::<io::Result<Vec<_>>>()?;
+    let mut snapshot = setup.snapshot;
+    let mut phase = setup.phase;
+    let worker = Rc::new(Worker {
+        upstream: Upstream::new(&setup.upstream, setup.upstream_tls),
+        connections: Connections::default(),
+        counts: setup.counts,
+        permits: setup.permits,
+        pseudonym: setup.pseudonym,
+        is_draining: Cell::new(false),
+        view: RefCell::new(Rc::new(View::of(&mut snapshot))),
+        next_request: Cell::new(fastrand::u64(..)),
+        refusals_logged: Cell::new((None, 0)),
+    });
+    // The other side is only gone when the start has failed elsewhere; the phase will say so.
+    let _told = started.send(worker.upstream.stats());
+
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| {
+            let listener = Rc::new(listener);
+            tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener, setup.tls.clone()))
+        })
+        .collect();
+    let housekeeping = tokio::task::spawn_local(keep_house(Rc::clone(&worker), snapshot));
+
+    // An error means that whoever could say more is gone, which is a stop too.
+    let _asked = phase.wait_for(|phase| *phase >= Phase::Drain).await;
+    worker.is_draining.set(true);
+    let cut = async { drop(phase.wait_for(|phase| *phase >= Phase::Cut).await) };
+    tokio::select! {
+        () = drain(&worker, &accepting) => {}
+        () = cut => {}
+    }
+    housekeeping.abort();
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    worker.connections.end_all(Ending::Cut);
+    Ok(())
+}
+
+fn listener(bound: Bound) -> io::Result<Listener> {
+    match bound {
+        Bound::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Listener::Tcp),
+        Bound::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Listener::Unix),
+    }
+}
+
+/// Until the worker ends: looks at its connections, at its upstream connections, and for a new snapshot.
+async fn keep_house(worker: Rc<Worker>, mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let sweeping = async {
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let view = worker.view();
+            let ended = worker.connections.sweep(&view.snapshot.limits, Instant::now());
+            worker.counts.connections_expired.add(ended);
+        }
+    };
+    let reloading = async {
+        while snapshot.changed().await.is_ok() {
+            *worker.view.borrow_mut() = Rc::new(View::of(&mut snapshot));
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(sweeping, reloading, worker.upstream.maintain());
+}
+
+/// Ends when no connection is left.
+async fn drain(worker: &Worker, accepting: &[tokio::task::JoinHandle<()>]) {
+    tokio::time::sleep(STOP_GRACE).await;
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    worker.connections.end_all(Ending::Polite);
+    while worker.connections.count() > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// The configuration as of now. Cost: a count that only this thread touches.
+    pub(super) fn view(&self) -> Rc<View> {
+        Rc::clone(&self.view.borrow())
+    }
+
+    /// Names the next request: random where the worker began, then by turns of a permutation, so that neither the
+    /// count of requests nor its neighbours can be read off.
+    pub(super) fn name_request(&self) -> RequestId {
+        let number = self.next_request.get();
+        self.next_request.set(number.wrapping_add(1));
+        RequestId(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    }
+
+    /// Whether one more refusal may be logged now.
+    pub(super) fn may_log_refusal(&self, now: Instant) -> bool {
+        let (since, count) = self.refusals_logged.get();
+        match since {
+            Some(since) if now.saturating_duration_since(since) < Duration::from_secs(1) => {
+                self.refusals_logged.set((Some(since), count.saturating_add(1)));
+                count < REFUSALS_LOGGED_PER_S
+            }
+            Some(_) | None => {
+                self.refusals_logged.set((Some(now), 1));
+                true
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("connections", &self.connections.count()).finish_non_exhaustive()
+    }
+}
+
+// === impl View ===
+
+impl View {
+    fn of(snapshot: &mut watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { snapshot: Arc::clone(&snapshot.borrow_and_update()), routes: RefCell::default() }
+    }
+
+    /// The entry of a client on an account of this snapshot.
+    pub(super) fn route(&self, counts: &WorkerCounts, client: &Arc<Client>, account: &Arc<Account>) -> Rc<RouteEntry> {
+        let key = (Arc::as_ptr(client).addr(), Arc::as_ptr(account).addr());
+        let mut routes = self.routes.borrow_mut();
+        let entry = routes.entry(key).or_insert_with(|| {
+            Rc::new(RouteEntry {
+                client: client.name.clone(),
+                account: account.name.clone(),
+                counts: counts.route(&client.name, &account.name),
+                token: RefCell::new(None),
+            })
+        });
+        Rc::clone(entry)
+    }
+}
+
+// === impl RouteEntry ===
+
+impl RouteEntry {
+    /// The account's token, waiting for one until `deadline` if there is none.
+    ///
+    /// Where it is the one that was read last, which is nearly always, this counts up a number that only this thread
+    /// touches. (A clone of what the cell holds would count up one that all workers fight over.)
+    pub(super) async fn token(&self, of: &TokenHandle, now: Instant, deadline: Instant) -> Result<Rc<Token>, NoToken> {
+        let Some(current) = of.current(now) else {
+            return of.wait(deadline).await.map(|token| Rc::new(Token::clone(&token)));
+        };
+        let mut last = self.token.borrow_mut();
+        if let Some(last) = last.as_ref().filter(|last| last.generation == current.generation) {
+            return Ok(Rc::clone(last));
+        }
+        Ok(Rc::clone(last.insert(Rc::new(Token::clone(&current)))))
+    }
+}
