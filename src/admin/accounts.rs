@@ -41,6 +41,10 @@ struct Last<'a> {
     ip: Option<String>,
 }
 
+/// Name, help, value.
+type Gauge = (&'static str, &'static str, fn(&Status, UnixSeconds) -> u64);
+type Counter = (&'static str, &'static str, fn(&Status) -> u64);
+
 /// All accounts as one JSON object.
 pub(super) fn json(statuses: &[Status]) -> String {
     let page = Page {
@@ -55,7 +59,7 @@ pub(super) fn json(statuses: &[Status]) -> String {
 /// The metrics of every account's token.
 pub(super) fn write_metrics(statuses: &[Status], to: &mut Exposition) {
     let now = UnixSeconds::now();
-    let gauges: [(&str, &str, fn(&Status, UnixSeconds) -> u64); 4] = [
+    let gauges: [Gauge; 4] = [
         ("weigate_token_alive", "1 when the account has a live token", |s, _| u64::from(s.alive)),
         ("weigate_token_generation", "serial number of the account's token", |s, _| s.generation.0),
         ("weigate_token_expires_in_seconds", "what is left of the token's life", |s, now| {
@@ -74,10 +78,14 @@ pub(super) fn write_metrics(statuses: &[Status], to: &mut Exposition) {
     to.family("weigate_token_calls_total", "counter", "token calls, by result");
     for status in statuses {
         for (word, count) in &status.counts.fetches {
-            to.sample("weigate_token_calls_total", &[("account", status.account.as_str()), ("result", word)], count);
+            to.sample(
+                "weigate_token_calls_total",
+                &[("account", status.account.as_str()), ("result", word)],
+                count,
+            );
         }
     }
-    let counters: [(&str, &str, fn(&Status) -> u64); 4] = [
+    let counters: [Counter; 4] = [
         ("weigate_token_asks_total", "times requests asked for another token", |s| s.counts.asked),
         (
             "weigate_token_invalid_early_total",

@@ -13,7 +13,7 @@
 mod accounts;
 
 use std::convert::Infallible;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -152,7 +152,8 @@ fn readiness(seen: &Seen) -> Response<Full<Bytes>> {
     let mut lines = String::new();
     for status in statuses(seen).iter().filter(|status| !status.alive) {
         let why = status.last.as_ref().map_or("waiting for the first token", |last| last.word);
-        lines.push_str(&format!("account {} has no live token: {why}\n", status.account));
+        // Writing to a String cannot fail.
+        let _written = writeln!(lines, "account {} has no live token: {why}", status.account);
     }
     if lines.is_empty() {
         return text(StatusCode::OK, "ready\n".to_owned());

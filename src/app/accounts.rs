@@ -47,16 +47,13 @@ impl Accounts {
         for account in &config.accounts {
             let secret = Fingerprint::of(account.app_secret.expose());
             let same = |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret;
-            let kept = match before.remove(&account.name) {
-                Some(kept) if same(&kept) => kept,
-                changed => {
-                    // The old keeper ends first: two would fetch, and save, for one account.
-                    if let Some(changed) = changed {
-                        changed.keeper.stop().await;
-                    }
-                    self.start(account, secret, config)
-                }
+            let (kept, changed) = match before.remove(&account.name) {
+                Some(kept) if same(&kept) => (Some(kept), None),
+                changed => (None, changed),
             };
+            // The old keeper ends first: two would fetch, and save, for one account.
+            futures_util::future::OptionFuture::from(changed.map(|changed| changed.keeper.stop())).await;
+            let kept = kept.unwrap_or_else(|| self.start(account, secret, config));
             self.running.insert(account.name.clone(), kept);
         }
         futures_util::future::join_all(before.into_values().map(|kept| kept.keeper.stop())).await;
@@ -116,7 +113,8 @@ pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str
         ),
         (
             "admin",
-            before.admin.as_ref().map(|admin| &admin.listen) != after.admin.as_ref().map(|admin| &admin.listen),
+            before.admin.as_ref().map(|admin| &admin.listen)
+                != after.admin.as_ref().map(|admin| &admin.listen),
         ),
         (
             "upstream",

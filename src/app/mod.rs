@@ -13,9 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+pub use crate::proxy::worker::Phase;
 pub use accounts::Accounts;
 pub use listen::{ListenError, Listeners, bind};
-pub use crate::proxy::worker::Phase;
 
 use crate::admin;
 use crate::clients::{Clients, Signer};
@@ -24,7 +24,7 @@ use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
 use crate::proxy::{Refusal, Snapshot};
 use crate::telemetry::metrics::{self, Exposition, WorkerCounts};
-use crate::token::{self, ConfiguredStore, StoreError};
+use crate::token::{self, ConfiguredStore, StoreError, TokenStore as _};
 
 /// Why weigate did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,9 @@ impl App {
                 counts: own,
                 pseudonym: Arc::clone(&pseudonym),
             };
-            workers.push(worker::spawn(setup).map_err(|source| AppError::Io { doing: "starting a worker", source })?);
+            workers.push(
+                worker::spawn(setup).map_err(|source| AppError::Io { doing: "starting a worker", source })?,
+            );
         }
         let is_draining = Arc::new(AtomicBool::new(false));
         let seen = admin::Seen {
@@ -202,7 +204,7 @@ async fn placeholder_key(config: &Config, store: &ConfiguredStore) -> Result<Pla
     }
     let mut key = Zeroizing::new([0; 32]);
     getrandom::fill(key.as_mut_slice())?;
-    store.save_blob(BLOB, key.as_slice()).await?;
+    store.save_blob(BLOB, Zeroizing::new(key.to_vec())).await?;
     Ok(PlaceholderKey(key))
 }
 
@@ -221,15 +223,17 @@ fn server_tls(tls: &ServerTls) -> Result<rustls::ServerConfig, AppError> {
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 roots.add(certificate.map_err(|_| AppError::ClientCa)?).map_err(|_| AppError::ClientCa)?;
             }
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|_| AppError::ClientCa)?;
+            let verifier =
+                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|_| AppError::ClientCa)?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.cert_pem).collect();
     let key = PrivateKeyDer::from_pem_slice(tls.key_pem.expose()).map_err(|_| fault())?;
-    let mut config = builder.with_single_cert(chain.map_err(|_| fault())?, key).map_err(AppError::ServerTls)?;
+    let mut config =
+        builder.with_single_cert(chain.map_err(|_| fault())?, key).map_err(AppError::ServerTls)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -237,8 +241,12 @@ fn server_tls(tls: &ServerTls) -> Result<rustls::ServerConfig, AppError> {
 fn serve_admin(bound: Bound, seen: admin::Seen) -> Result<tokio::task::JoinHandle<()>, AppError> {
     let fault = |source| AppError::Io { doing: "starting the admin listener", source };
     let listener = match bound {
-        Bound::Tcp(listener) => admin::Listener::Tcp(tokio::net::TcpListener::from_std(listener).map_err(fault)?),
-        Bound::Unix(listener) => admin::Listener::Unix(tokio::net::UnixListener::from_std(listener).map_err(fault)?),
+        Bound::Tcp(listener) => {
+            admin::Listener::Tcp(tokio::net::TcpListener::from_std(listener).map_err(fault)?)
+        }
+        Bound::Unix(listener) => {
+            admin::Listener::Unix(tokio::net::UnixListener::from_std(listener).map_err(fault)?)
+        }
     };
     Ok(tokio::spawn(admin::serve(listener, seen)))
 }
@@ -254,8 +262,18 @@ fn write_metrics(counts: Vec<Arc<WorkerCounts>>, workers: &[Running]) -> admin::
         let values = [
             ("weigate_upstream_connections", "gauge", "connections to WeChat open", sum(|s| &s.open)),
             ("weigate_upstream_connections_idle", "gauge", "connections to WeChat unused", sum(|s| &s.idle)),
-            ("weigate_upstream_connections_total", "counter", "connections to WeChat made", sum(|s| &s.opened)),
-            ("weigate_upstream_reuses_total", "counter", "requests on a connection used before", sum(|s| &s.reused)),
+            (
+                "weigate_upstream_connections_total",
+                "counter",
+                "connections to WeChat made",
+                sum(|s| &s.opened),
+            ),
+            (
+                "weigate_upstream_reuses_total",
+                "counter",
+                "requests on a connection used before",
+                sum(|s| &s.reused),
+            ),
             (
                 "weigate_upstream_stale_retries_total",
                 "counter",
@@ -267,10 +285,21 @@ fn write_metrics(counts: Vec<Arc<WorkerCounts>>, workers: &[Running]) -> admin::
             to.family(name, kind, help);
             to.sample(name, &[], value);
         }
-        to.family("weigate_upstream_connect_failures_total", "counter", "connections to WeChat that failed, by reason");
+        to.family(
+            "weigate_upstream_connect_failures_total",
+            "counter",
+            "connections to WeChat that failed, by reason",
+        );
         for (index, cause) in upstream::ConnectError::ALL.into_iter().enumerate() {
-            let failures = stats.iter().filter_map(|stats| stats.connect_failures.get(index)).map(upstream::Counter::value);
-            to.sample("weigate_upstream_connect_failures_total", &[("reason", cause.word())], failures.sum::<u64>());
+            let failures = stats
+                .iter()
+                .filter_map(|stats| stats.connect_failures.get(index))
+                .map(upstream::Counter::value);
+            to.sample(
+                "weigate_upstream_connect_failures_total",
+                &[("reason", cause.word())],
+                failures.sum::<u64>(),
+            );
         }
     })
 }

@@ -20,7 +20,7 @@ pub struct Finding {
 const TRY_MAX: Duration = Duration::from_secs(10);
 
 /// A clock that is off by more makes certificates and expiries doubtful.
-const SKEW_MAX: Duration = Duration::from_secs(60);
+const SKEW_MAX: Duration = Duration::from_mins(1);
 
 /// Tries the hosts, the clock, the store and one token call (normal mode, which changes nothing) per account.
 pub async fn check(config: &Config) -> Vec<Finding> {
@@ -55,7 +55,8 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 }
 
 async fn dns(host: &UpstreamHost) -> Finding {
-    let looked_up = tokio::time::timeout(TRY_MAX, tokio::net::lookup_host((host.host.as_str(), host.port))).await;
+    let looked_up =
+        tokio::time::timeout(TRY_MAX, tokio::net::lookup_host((host.host.as_str(), host.port))).await;
     let outcome = match looked_up {
         Err(_) => Err("no answer; is a name server configured and reachable?".to_owned()),
         Ok(Err(error)) => Err(format!("{error}; is a name server configured and reachable?")),
@@ -82,7 +83,10 @@ async fn reach(client: &reqwest::Client, host: &UpstreamHost) -> Finding {
             let ours = UnixSeconds::now();
             let skew = ours.since(theirs).max(theirs.since(ours));
             if skew > SKEW_MAX {
-                Err(format!("reached, but this machine's clock is off by {} s; set it by NTP", skew.as_secs()))
+                Err(format!(
+                    "reached, but this machine's clock is off by {} s; set it by NTP",
+                    skew.as_secs()
+                ))
             } else {
                 Ok(format!("reached, clocks within {} s", skew.as_secs().max(1)))
             }

@@ -27,7 +27,7 @@ use crate::types::{AccountName, ClientName, UnixSeconds};
 
 /// How long a placeholder is good for: what SDKs are told (7200 s) and the five minutes in which WeChat, too, keeps
 /// accepting the token before (wechat.md §1).
-pub const PLACEHOLDER_LIVES: Duration = Duration::from_secs(7200 + 300);
+pub const PLACEHOLDER_LIVES: Duration = Duration::from_mins(2 * 60 + 5);
 
 const PREFIX: &str = "wgt_";
 const VERSION: u8 = 1;

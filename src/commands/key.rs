@@ -22,7 +22,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for byte in clients::digest(key.expose()) {
         write!(digest, "{byte:02x}")?;
     }
-    show(format_args!("The key of {name}, shown this once; give it to the application as its AppSecret or Bearer key:"))?;
+    show(format_args!(
+        "The key of {name}, shown this once; give it to the application as its AppSecret or Bearer key:"
+    ))?;
     show(format_args!("\n    {}\n", key.expose()))?;
     show(format_args!("For proxy.toml (it holds only the key's SHA-256):\n"))?;
     show(format_args!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"\naccounts = [\"…\"]"))

@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Write the sandbox's certificate authority (PEM) here, for `upstream.ca_file`
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// An account, as APPID:APPSECRET; several allowed [default: wx0000000000sandbox:sandbox-secret]
+    /// An account, as APPID:APPSECRET; several allowed [default: wx53616e64626f7801:made-up-sandbox-app-secret]
     #[arg(long = "account", value_name = "APPID:APPSECRET")]
     accounts: Vec<String>,
 }
@@ -39,10 +39,11 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         control: Some(options.control),
         ..SandboxOptions::default()
     };
-    if !options.accounts.is_empty() {
-        let accounts = options.accounts.iter().map(|text| account(text)).collect::<anyhow::Result<_>>()?;
-        sandbox_options.accounts = accounts;
-    }
+    sandbox_options.accounts = if options.accounts.is_empty() {
+        vec![default_account()]
+    } else {
+        options.accounts.iter().map(|text| account(text)).collect::<anyhow::Result<_>>()?
+    };
     let accounts = sandbox_options.accounts.clone();
     let sandbox = Sandbox::start(sandbox_options).await.context("starting the sandbox")?;
     if let (Some(path), Some(pem)) = (&options.ca_file, sandbox.ca_pem()) {
@@ -60,7 +61,12 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The account of a sandbox that was told of none: made up, like all that it knows.
+pub(crate) fn default_account() -> SandboxAccount {
+    SandboxAccount::new("wx53616e64626f7801", "made-up-sandbox-app-secret")
+}
+
 fn account(text: &str) -> anyhow::Result<SandboxAccount> {
     let (app_id, app_secret) = text.split_once(':').context("--account takes APPID:APPSECRET")?;
-    Ok(SandboxAccount { app_id: app_id.to_owned(), app_secret: app_secret.to_owned(), ..SandboxAccount::default() })
+    Ok(SandboxAccount::new(app_id, app_secret))
 }

@@ -14,7 +14,7 @@ use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
 use weigate::{clients, config};
 
-use super::{ConfigFile, Failure, load, runtime, tell};
+use super::{ConfigFile, Failure, load, loopback, runtime, tell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -64,6 +64,7 @@ fn announce(loaded: &Loaded) {
 
 async fn serve(config: Config, path: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let listeners = app::bind(&config)?;
     for address in &listeners.server_addresses {
         tracing::info!(%address, "clients connect here");
@@ -77,7 +78,7 @@ async fn serve(config: Config, path: Option<&Path>) -> anyhow::Result<()> {
         tokio::select! {
             () = signals.stop() => break,
             () = app.failed() => anyhow::bail!("a worker ended by itself"),
-            _ = signals.hangup.recv() => match path {
+            _ = hangup.recv() => match path {
                 Some(path) => reload(&mut app, path).await,
                 None => tracing::warn!("there is no configuration to reload"),
             },
@@ -104,14 +105,17 @@ async fn reload(app: &mut App, path: &Path) {
 }
 
 async fn serve_sandbox(options: &Options) -> anyhow::Result<()> {
-    const APP_ID: &str = "wx0000000000sandbox";
-    let control = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let sandbox_options = SandboxOptions { control, tls: true, ..SandboxOptions::default() };
-    let account = sandbox_options.accounts.first().cloned().context("the sandbox has no account")?;
+    let account = super::sandbox::default_account();
+    let sandbox_options = SandboxOptions {
+        tls: true,
+        control: Some(loopback(0)),
+        accounts: vec![account.clone()],
+        ..SandboxOptions::default()
+    };
     let sandbox = Sandbox::start(sandbox_options).await.context("starting the sandbox")?;
     let key = clients::generate()?;
     let host = UpstreamHost { tls: true, host: "127.0.0.1".to_owned(), port: sandbox.address().port() };
-    let app_id = AppId::parse(&account.app_id).context(APP_ID)?;
+    let app_id = AppId::parse(&account.app_id).context("the sandbox has no AppID")?;
     let ca_pem = sandbox.ca_pem().map(|pem| pem.as_bytes().to_vec());
     let secret = AppSecret::new(account.app_secret.clone());
     let mut config = Config::sandbox(host, ca_pem, app_id, secret, clients::digest(key.expose()))?;
@@ -153,18 +157,13 @@ Ctrl-C stops.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 // === impl Signals ===
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn stop(&mut self) {

@@ -69,7 +69,8 @@ fn get(admin: &str, path: &str) -> anyhow::Result<(reqwest::StatusCode, String)>
     runtime()?.block_on(async {
         let client = weigate::token::http_client(weigate::proxy::upstream::tls_config(None)?)?;
         let asked = client.get(&url).timeout(TIMEOUT).send().await.map_err(reqwest::Error::without_url);
-        let response = asked.with_context(|| format!("asking {url}; is weigate running, with its admin listener there?"))?;
+        let response = asked
+            .with_context(|| format!("asking {url}; is weigate running, with its admin listener there?"))?;
         let status = response.status();
         Ok((status, response.text().await.map_err(reqwest::Error::without_url)?))
     })

@@ -62,7 +62,8 @@ pub(super) fn authenticate<'a>(
         return by_access_token(clients, token);
     }
     if target.judged.need == Need::Secret
-        && let Some(client) = target.parameters.secret.and_then(query::decode).and_then(|key| by_key(clients, &key))
+        && let Some(client) =
+            target.parameters.secret.and_then(query::decode).and_then(|key| by_key(clients, &key))
     {
         return Ok(Caller { client, account: None, is_by_access_token: false });
     }

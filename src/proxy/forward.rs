@@ -53,7 +53,7 @@ impl Forward<'_> {
                 Outgoing { method: &self.head.method, write_head: &write_head, payload, stall: self.stall };
             upstream.send(outgoing, deadline)
         };
-        let sent: Result<_, SendError> = match body {
+        let reply: Result<_, SendError> = match body {
             RequestBody::Held(Held::Memory(bytes)) => send(Payload::Whole(bytes)).await,
             RequestBody::Held(Held::File(spool)) => {
                 let mut frames = pin!(spool.read().await.map_err(Refusal::BodyNotHeld)?);
@@ -64,7 +64,7 @@ impl Forward<'_> {
                 send(Payload::Streamed { length, frames: frames.as_mut() }).await
             }
         };
-        sent.map_err(Refusal::Upstream)
+        reply.map_err(Refusal::Upstream)
     }
 
     fn write_head(&self, authority: &str, length: u64, token: Option<&AccessToken>, to: &mut BytesMut) {

@@ -65,7 +65,11 @@ struct Way<'a> {
 // === impl Way ===
 
 impl Way<'_> {
-    async fn carry(&self, incoming: Incoming, exchange: &mut Exchange) -> Result<Response<ReplyBody>, Refusal> {
+    async fn carry(
+        &self,
+        incoming: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<Response<ReplyBody>, Refusal> {
         let snapshot = &*self.view.snapshot;
         head::check(self.head, &self.worker.pseudonym)?;
         if self.head.uri.path() == "*" {
@@ -88,7 +92,7 @@ impl Way<'_> {
             target: &target,
             account: route.account,
             need: route.need,
-            drop: target.dropped(route.need, &caller),
+            drop: route.dropped(&caller),
             pseudonym: &self.worker.pseudonym,
             stall: snapshot.limits.stall,
         };
@@ -235,10 +239,11 @@ impl Exchange {
         self.upstream_time = Some(upstream_time);
         if let Some(route) = &self.route {
             route.counts.passed.one();
-            match self.errcode {
-                Some(code) if envelope::is_token_invalid(code) => route.counts.token_invalid.one(),
-                Some(ErrCode(45009 | 45011)) => route.counts.quota.one(),
-                Some(_) | None => {}
+            if self.errcode.is_some_and(envelope::is_token_invalid) {
+                route.counts.token_invalid.one();
+            }
+            if let Some(ErrCode(45009 | 45011)) = self.errcode {
+                route.counts.quota.one();
             }
         }
         let mut reply = reply.map(ReplyBody::upstream);
@@ -269,16 +274,17 @@ impl Exchange {
         let account = self.route.as_ref().map(|route| route.account.as_str());
         let path = Cut(self.uri.path());
         let errcode = self.errcode.map(|code| code.0);
-        match &self.refusal {
-            Some((word, cause)) => tracing::info!(
+        if let Some((word, cause)) = &self.refusal {
+            tracing::info!(
                 target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
                 status = self.status.as_u16(), reason = word, cause = cause.as_deref(), elapsed_ms, "refused"
-            ),
-            None => tracing::debug!(
+            );
+        } else {
+            tracing::debug!(
                 target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
                 status = self.status.as_u16(), errcode, attempts = self.attempts, ending = self.ending,
                 sent_bytes = self.sent_bytes, upstream_ms, elapsed_ms, "request"
-            ),
+            );
         }
     }
 }

@@ -68,7 +68,9 @@ fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check_head(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Result<(), &'static str> {
+    fn check_head(
+        build: impl FnOnce(http::request::Builder) -> http::request::Builder,
+    ) -> Result<(), &'static str> {
         let (head, ()) = build(http::Request::builder()).body(()).unwrap().into_parts();
         check(&head, "weigate-00c0ffee").map_err(|refusal| refusal.line())
     }
@@ -76,7 +78,10 @@ mod tests {
     #[test]
     fn one_valid_host_is_wanted() {
         assert_eq!(check_head(|r| r.uri("/")), Err("no Host"));
-        assert_eq!(check_head(|r| r.uri("/").header("host", "a").header("host", "a")), Err("more than one Host"));
+        assert_eq!(
+            check_head(|r| r.uri("/").header("host", "a").header("host", "a")),
+            Err("more than one Host")
+        );
         for bad in ["a b", "a/b", "a@b", "a,b", "a:b:c", "[::1", "\u{e9}"] {
             assert_eq!(check_head(|r| r.uri("/").header("host", bad)), Err("not a valid Host"), "{bad}");
         }
@@ -99,7 +104,8 @@ mod tests {
         assert!(check_head(|r| r.method("CONNECT").uri("a:443").header("host", "a:443")).is_err());
         assert!(check_head(|r| r.method("TRACE").uri("/").header("host", "a")).is_err());
         assert!(
-            check_head(|r| r.uri("/").header("host", "a").header("via", "1.1 x, 1.1 weigate-00c0ffee")).is_err()
+            check_head(|r| r.uri("/").header("host", "a").header("via", "1.1 x, 1.1 weigate-00c0ffee"))
+                .is_err()
         );
         assert!(check_head(|r| r.uri("/").header("host", "a").header("via", "1.1 weigate-other")).is_ok());
     }

@@ -18,13 +18,8 @@ impl Nominated {
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let mut names = Vec::new();
         for value in headers.get_all(CONNECTION) {
-            let text = value.to_str().unwrap_or_default();
-            for name in text.split(',').map(str::trim) {
-                let usual = name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close");
-                if !usual && !name.is_empty() {
-                    names.push(name.to_ascii_lowercase());
-                }
-            }
+            let listed = value.to_str().unwrap_or_default().split(',').map(str::trim);
+            names.extend(listed.filter(|name| !is_usual(name)).map(str::to_ascii_lowercase));
         }
         Self(names)
     }
@@ -32,6 +27,10 @@ impl Nominated {
     fn names(&self, name: &HeaderName) -> bool {
         self.0.iter().any(|nominated| nominated == name.as_str())
     }
+}
+
+fn is_usual(name: &str) -> bool {
+    name.is_empty() || name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close")
 }
 
 /// Appends the fields of a request that travel on, as `name: value` lines.
@@ -141,9 +140,25 @@ mod tests {
     #[test]
     fn hop_by_hop_fields_credentials_and_addresses_stay_here() {
         for name in [
-            "host", "content-length", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te",
-            "trailer", "upgrade", "http2-settings", "expect", "authorization", "proxy-authorization",
-            "accept-encoding", "via", "forwarded", "x-forwarded-for", "x-real-ip", "x-weigate-error",
+            "host",
+            "content-length",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "transfer-encoding",
+            "te",
+            "trailer",
+            "upgrade",
+            "http2-settings",
+            "expect",
+            "authorization",
+            "proxy-authorization",
+            "accept-encoding",
+            "via",
+            "forwarded",
+            "x-forwarded-for",
+            "x-real-ip",
+            "x-weigate-error",
         ] {
             assert_eq!(sent(&[(name, "x")]), "", "{name}");
         }
@@ -151,7 +166,13 @@ mod tests {
 
     #[test]
     fn what_connection_names_stays_here_too() {
-        let fields = [("connection", "X-Secret , close"), ("connection", "x-other"), ("x-secret", "1"), ("x-other", "2"), ("x-third", "3")];
+        let fields = [
+            ("connection", "X-Secret , close"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "2"),
+            ("x-third", "3"),
+        ];
         assert_eq!(sent(&fields), "x-third: 3\r\n");
     }
 
@@ -159,8 +180,13 @@ mod tests {
     fn a_reply_loses_what_was_between_wechat_and_us() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "keep-alive, x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5"), ("x-weigate-error", "forged"),
-            ("transfer-encoding", "chunked"), ("content-type", "image/jpeg"), ("set-cookie", "a=b"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("x-weigate-error", "forged"),
+            ("transfer-encoding", "chunked"),
+            ("content-type", "image/jpeg"),
+            ("set-cookie", "a=b"),
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }

@@ -50,7 +50,8 @@ pub(super) async fn token_call(
     if call == TokenCall::StableToken && head.method != Method::POST {
         return Ok(wechat_error(43002, "require POST method", id));
     }
-    let limits = Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
+    let limits =
+        Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
     let body = body::in_memory(incoming, &limits).await?;
     let asked = Asked::read(target.query.unwrap_or_default(), &body);
     Ok(answer(call, snapshot, target, &asked, id))
@@ -67,9 +68,8 @@ fn answer(
     let Some(app_id) = asked.appid.as_deref().filter(|app_id| !app_id.is_empty()) else {
         return wechat_error(41002, "appid missing", id);
     };
-    let account = route::by_app_id(snapshot, app_id).filter(|account| {
-        target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str())
-    });
+    let account = route::by_app_id(snapshot, app_id)
+        .filter(|account| target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str()));
     let Some(account) = account else { return wechat_error(40013, "invalid appid", id) };
     if call != TokenCall::GetToken && asked.grant_type.as_deref() != Some("client_credential") {
         return wechat_error(40002, "invalid grant_type", id);
@@ -118,9 +118,11 @@ impl Asked {
         for (name, value) in form.split('&').filter_map(|pair| pair.split_once('=')) {
             match name {
                 "appid" | "corpid" => asked.appid = query::decode(value),
-                "secret" | "appsecret" | "corpsecret" => asked.secret = query::decode(value).map(Zeroizing::new),
+                "secret" | "appsecret" | "corpsecret" => {
+                    asked.secret = query::decode(value).map(Zeroizing::new);
+                }
                 "grant_type" => asked.grant_type = query::decode(value),
-                _ => {}
+                _ => (),
             }
         }
         asked

@@ -31,22 +31,22 @@
 //! own, so nothing on the way locks, is handed over or is counted across cores. What is shared is read-only
 //! ([`Snapshot`]) or the token's cell.
 
-pub mod worker;
 mod accept;
-mod vitals;
+mod authenticate;
+mod body;
+mod forward;
 mod handle;
 mod head;
-mod authenticate;
-mod route;
-mod local;
-mod body;
 mod headers;
-pub mod upstream;
-mod forward;
 mod inspect;
+mod local;
 mod refusal;
 mod respond;
+mod route;
 mod snapshot;
+pub mod upstream;
+mod vitals;
+pub mod worker;
 
 pub use refusal::Refusal;
 pub use snapshot::{Account, Snapshot};

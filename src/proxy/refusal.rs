@@ -100,7 +100,9 @@ impl Refusal {
             Self::Path(error) => (S::BAD_REQUEST, "path", path_line(*error)),
             Self::NotHere => (S::NOT_FOUND, "not_found", "weigate has no such path of its own"),
             Self::Unauthenticated(line) => (S::UNAUTHORIZED, "unauthenticated", line),
-            Self::RateLimited => (S::TOO_MANY_REQUESTS, "rate_limited", "more requests than this client may send"),
+            Self::RateLimited => {
+                (S::TOO_MANY_REQUESTS, "rate_limited", "more requests than this client may send")
+            }
             Self::AccountUnknown => (
                 S::BAD_REQUEST,
                 "account_unknown",
@@ -189,8 +191,6 @@ fn upstream_row(error: &SendError) -> (StatusCode, &'static str, &'static str) {
         SendError::ClosedBeforeReply | SendError::MalformedReply(_) => {
             (S::BAD_GATEWAY, "upstream_broken", "WeChat broke off, or answered what is not HTTP")
         }
-        SendError::RequestBody(_) => {
-            (S::REQUEST_TIMEOUT, "body_incomplete", "the body did not arrive whole")
-        }
+        SendError::RequestBody(_) => (S::REQUEST_TIMEOUT, "body_incomplete", "the body did not arrive whole"),
     }
 }

@@ -23,11 +23,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 /// The response that says no.
 pub(super) fn refuse(refusal: &Refusal, id: RequestId) -> Response<ReplyBody> {
     let status = refusal.status();
-    let body = format!(
-        r#"{{"errcode":-99{},"errmsg":"weigate: {}, rid: {id}"}}"#,
-        status.as_u16(),
-        refusal.line()
-    );
+    let body =
+        format!(r#"{{"errcode":-99{},"errmsg":"weigate: {}, rid: {id}"}}"#, status.as_u16(), refusal.line());
     let mut response = json(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -36,7 +33,10 @@ pub(super) fn refuse(refusal: &Refusal, id: RequestId) -> Response<ReplyBody> {
         headers.insert(RETRY_AFTER, HeaderValue::from(span.as_secs().max(1)));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        headers.insert(
+            http::header::ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
     }
     response
 }

@@ -59,27 +59,29 @@ impl<'a> Target<'a> {
         let parameters = uri.query().map(query::parameters).unwrap_or_default();
         Ok(Self { path, query: uri.query(), judged, parameters, account_prefix })
     }
-
-    /// What is taken out of the query before it is sent.
-    pub(super) fn dropped(&self, need: Need, caller: &Caller<'_>) -> Drop {
-        let (access_token, login) = match need {
-            Need::Token => (true, false),
-            Need::Secret | Need::AppSecret => (true, true),
-            Need::AppId => (true, false),
-            // The user's own token travels, unless it was the client's credential that came under this name.
-            Need::UserToken | Need::Untouched => (caller.is_by_access_token, false),
-            Need::TokenCall(_) => (true, true),
-        };
-        let appid = login || need == Need::AppId;
-        Drop { access_token, from_appid: true, appid, secret: login }
-    }
 }
 
 // === impl Route ===
 
 impl<'a> Route<'a> {
+    /// What is taken out of the query before it is sent.
+    pub(super) fn dropped(&self, caller: &Caller<'_>) -> Drop {
+        let (access_token, login) = match self.need {
+            Need::Token | Need::AppId => (true, false),
+            Need::Secret | Need::AppSecret | Need::TokenCall(_) => (true, true),
+            // The user's own token travels, unless it was the client's credential that came under this name.
+            Need::UserToken | Need::Untouched => (caller.is_by_access_token, false),
+        };
+        let appid = login || self.need == Need::AppId;
+        Drop { access_token, from_appid: true, appid, secret: login }
+    }
+
     /// Chooses the account and checks that the client may do this.
-    pub(super) fn choose(snapshot: &'a Snapshot, target: &Target<'_>, caller: &Caller<'a>) -> Result<Self, Refusal> {
+    pub(super) fn choose(
+        snapshot: &'a Snapshot,
+        target: &Target<'_>,
+        caller: &Caller<'a>,
+    ) -> Result<Self, Refusal> {
         let account = account(snapshot, target, caller)?;
         let path = &target.judged.decoded;
         let carries_own = target.parameters.component_access_token.is_some()
@@ -87,7 +89,11 @@ impl<'a> Route<'a> {
         if carries_own || target.judged.need == Need::Untouched {
             // Another credential than ours: only for clients whose `allow` names the path.
             let allowed = caller.client.lists(path) && caller.client.may_call(path, target.judged.guarded);
-            return if allowed { Ok(Self { account, need: Need::Untouched }) } else { Err(Refusal::PathForbidden) };
+            return if allowed {
+                Ok(Self { account, need: Need::Untouched })
+            } else {
+                Err(Refusal::PathForbidden)
+            };
         }
         if !caller.client.may_call(path, target.judged.guarded) {
             return Err(Refusal::PathForbidden);

@@ -40,7 +40,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Puts one together.
     pub fn new(accounts: Vec<Arc<Account>>, clients: Clients, limits: Limits, spool_dir: PathBuf) -> Self {
-        let by_app_id = accounts.iter().map(|account| (account.app_id.clone(), Arc::clone(account))).collect();
+        let by_app_id =
+            accounts.iter().map(|account| (account.app_id.clone(), Arc::clone(account))).collect();
         let by_name = accounts.into_iter().map(|account| (account.name.clone(), account)).collect();
         Self { clients, limits, spool_dir, by_name, by_app_id }
     }

@@ -17,6 +17,10 @@ use crate::config::Limits;
 /// How often a worker looks at its connections.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
+/// A client that goes on sending after its last reply is listened to for this long; less when the process stops.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_AT_STOP: Duration = Duration::from_millis(250);
+
 /// The notes of one connection.
 #[derive(Debug)]
 pub(crate) struct Vitals {
@@ -38,6 +42,8 @@ enum State {
     Idle,
     Head,
     Busy,
+    /// Our side is closed; what the client still sends is dropped.
+    Closing,
 }
 
 /// Whether, and how, a connection is to end.
@@ -98,7 +104,7 @@ impl Vitals {
     pub(super) fn request_ends(&self) {
         let left = self.in_flight.get().saturating_sub(1);
         self.in_flight.set(left);
-        if left == 0 {
+        if left == 0 && self.state.get() == State::Busy {
             self.enter(State::Idle, Instant::now());
         }
     }
@@ -126,9 +132,14 @@ impl Vitals {
         self.is_half_closed.get()
     }
 
-    /// Whether no request is on its way in or out.
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.get() == State::Idle
+    /// Our side is closed.
+    pub(super) fn closes(&self) {
+        self.enter(State::Closing, Instant::now());
+    }
+
+    /// Whether our side is closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.get() == State::Closing
     }
 
     /// What the worker decided. The task that asks is woken when that changes.
@@ -155,14 +166,17 @@ impl Vitals {
     }
 
     fn is_overdue(&self, limits: &Limits, now: Instant) -> bool {
-        let write_stalls =
-            self.write_stalled_since.get().is_some_and(|since| now.saturating_duration_since(since) >= limits.stall);
+        let write_stalls = self
+            .write_stalled_since
+            .get()
+            .is_some_and(|since| now.saturating_duration_since(since) >= limits.stall);
         let in_state = now.saturating_duration_since(self.since.get());
         write_stalls
             || match self.state.get() {
                 State::Handshake => in_state >= limits.handshake,
                 State::Idle => in_state >= limits.idle,
                 State::Head => in_state >= limits.header,
+                State::Closing => in_state >= LINGER_MAX,
                 // Bodies and replies have limits of their own, on progress.
                 State::Busy => false,
             }
@@ -184,6 +198,14 @@ impl Connections {
     /// How many are open.
     pub(super) fn count(&self) -> usize {
         self.open.borrow().len()
+    }
+
+    /// Whether none is open that has anything left to say at `now`.
+    pub(super) fn are_drained(&self, now: Instant) -> bool {
+        let is_over = |vitals: &Rc<Vitals>| {
+            vitals.is_closing() && now.saturating_duration_since(vitals.since.get()) >= LINGER_AT_STOP
+        };
+        self.open.borrow().values().all(is_over)
     }
 
     /// Ends those that are over a limit; says how many.

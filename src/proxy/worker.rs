@@ -142,6 +142,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     let listeners = setup.listeners.into_iter().map(listener).collect::<io::Result<Vec<_>>>()?;
     let mut snapshot = setup.snapshot;
     let mut phase = setup.phase;
+    let mut last_phase = phase.clone();
     let worker = Rc::new(Worker {
         upstream: Upstream::new(&setup.upstream, setup.upstream_tls),
         connections: Connections::default(),
@@ -168,7 +169,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     // An error means that whoever could say more is gone, which is a stop too.
     let _asked = phase.wait_for(|phase| *phase >= Phase::Drain).await;
     worker.is_draining.set(true);
-    let cut = async { drop(phase.wait_for(|phase| *phase >= Phase::Cut).await) };
+    let cut = async { drop(last_phase.wait_for(|phase| *phase >= Phase::Cut).await) };
     tokio::select! {
         () = drain(&worker, &accepting) => {}
         () = cut => {}
@@ -207,12 +208,12 @@ async fn keep_house(worker: Rc<Worker>, mut snapshot: watch::Receiver<Arc<Snapsh
     tokio::join!(sweeping, reloading, worker.upstream.maintain());
 }
 
-/// Ends when no connection is left.
+/// Ends when no connection has anything left to say.
 async fn drain(worker: &Worker, accepting: &[tokio::task::JoinHandle<()>]) {
     tokio::time::sleep(STOP_GRACE).await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     worker.connections.end_all(Ending::Polite);
-    while worker.connections.count() > 0 {
+    while !worker.connections.are_drained(Instant::now()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -230,7 +231,9 @@ impl Worker {
     pub(super) fn name_request(&self) -> RequestId {
         let number = self.next_request.get();
         self.next_request.set(number.wrapping_add(1));
-        RequestId(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xd6e8_feb8_6659_fd93))
+        RequestId(
+            number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xd6e8_feb8_6659_fd93),
+        )
     }
 
     /// Whether one more refusal may be logged now.
@@ -263,7 +266,12 @@ impl View {
     }
 
     /// The entry of a client on an account of this snapshot.
-    pub(super) fn route(&self, counts: &WorkerCounts, client: &Arc<Client>, account: &Arc<Account>) -> Rc<RouteEntry> {
+    pub(super) fn route(
+        &self,
+        counts: &WorkerCounts,
+        client: &Arc<Client>,
+        account: &Arc<Account>,
+    ) -> Rc<RouteEntry> {
         let key = (Arc::as_ptr(client).addr(), Arc::as_ptr(account).addr());
         let mut routes = self.routes.borrow_mut();
         let entry = routes.entry(key).or_insert_with(|| {
@@ -285,7 +293,12 @@ impl RouteEntry {
     ///
     /// Where it is the one that was read last, which is nearly always, this counts up a number that only this thread
     /// touches. (A clone of what the cell holds would count up one that all workers fight over.)
-    pub(super) async fn token(&self, of: &TokenHandle, now: Instant, deadline: Instant) -> Result<Rc<Token>, NoToken> {
+    pub(super) async fn token(
+        &self,
+        of: &TokenHandle,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Rc<Token>, NoToken> {
         let Some(current) = of.current(now) else {
             return of.wait(deadline).await.map(|token| Rc::new(Token::clone(&token)));
         };

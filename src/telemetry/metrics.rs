@@ -137,6 +137,9 @@ impl WorkerCounts {
     }
 }
 
+/// Name, help, where it is.
+type Times = (&'static str, &'static str, fn(&WorkerCounts) -> &Histogram);
+
 /// Writes the sum over `workers` in Prometheus' text format (version 0.0.4).
 pub fn write(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
     write_connections(workers, to);
@@ -149,7 +152,7 @@ pub fn write(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
     for (word, count) in refusals {
         to.sample("weigate_refusals_total", &[("reason", word)], count);
     }
-    let times: [(&str, &str, fn(&WorkerCounts) -> &Histogram); 2] = [
+    let times: [Times; 2] = [
         ("weigate_request_seconds", "from a request's head to the end of its reply", |w| &w.request_time),
         ("weigate_upstream_seconds", "from sending a request to the head of WeChat's reply", |w| {
             &w.upstream_time
@@ -158,7 +161,9 @@ pub fn write(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
     for (name, help, of) in times {
         let mut sums = [0; BUCKETS_MS.len() + 1];
         let mut sum_us = 0;
-        workers.iter().for_each(|worker| of(worker).add_to(&mut sums, &mut sum_us));
+        for worker in workers {
+            of(worker).add_to(&mut sums, &mut sum_us);
+        }
         to.histogram(name, help, &sums, sum_us);
     }
 }

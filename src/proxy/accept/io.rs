@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -91,9 +91,12 @@ impl ClientIo {
         self.again = bytes;
     }
 
-    /// Closes our side.
-    pub(super) async fn close(&mut self) -> io::Result<()> {
-        self.shutdown().await
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 
@@ -164,12 +167,21 @@ impl AsyncWrite for ClientIo {
         flushed
     }
 
+    /// Closes in stages (RFC 9112 §9.6): our side first; then what the client still sends is read and dropped, so
+    /// that the socket is not closed with bytes unread, which would reset the connection and could take the last
+    /// reply with it. The worker's sweep ends a client that never stops.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let this = self.get_mut();
+        if !this.vitals.is_closing() {
+            ready!(this.poll_close(cx))?;
+            this.vitals.closes();
         }
+        let mut piece = [0; 4096];
+        while !this.vitals.is_half_closed() {
+            let mut to = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut *this).poll_read(cx, &mut to))?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -7,7 +7,6 @@ mod io;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use io::Listener;
@@ -32,15 +30,14 @@ use super::worker::Worker;
 /// A worker that cannot accept (out of file descriptors, mostly) tries again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// After the last reply, what the client still sends is read and dropped for this long, so that closing does not
-/// reset the connection before the reply was read (RFC 9112 §9.6).
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts until it is dropped.
-pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, tls: Option<Arc<rustls::ServerConfig>>) {
+pub(super) async fn accept(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) {
     let tls = tls.map(TlsAcceptor::from);
     loop {
         // Without a permit the backlog waits; that is what it is for.
@@ -137,7 +134,7 @@ fn service(
     Request<Incoming>,
     Response = Response<ReplyBody>,
     Error = Infallible,
-    Future = impl Future<Output = Result<Response<ReplyBody>, Infallible>>,
+    Future = impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<>,
 > + use<> {
     let worker = Rc::clone(worker);
     let vitals = Rc::clone(vitals);
@@ -155,36 +152,16 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
     if limits.headers_max != 100 {
         builder.max_headers(limits.headers_max);
     }
-    let mut connection = builder.serve_connection(TokioIo::new(io), service(worker, vitals));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
     let mut is_finishing = false;
-    let served = poll_fn(|cx| {
+    let _served = poll_fn(|cx: &mut Context<'_>| {
         if !is_finishing && vitals.ending(cx) == Ending::Polite {
             is_finishing = true;
-            Pin::new(&mut connection).graceful_shutdown();
+            connection.as_mut().graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        connection.as_mut().poll(cx)
     })
     .await;
-    // After an error there is nobody to be polite to, except a client whose head hyper answered 400 or 431.
-    let _answered = served;
-    linger(connection.into_parts().io.into_inner(), vitals).await;
-}
-
-/// Closes in stages: our side first, then what still comes is dropped, then the rest.
-async fn linger(mut io: ClientIo, vitals: &Vitals) {
-    if io.close().await.is_err() || vitals.is_half_closed() {
-        return;
-    }
-    let until = Instant::now() + LINGER;
-    let mut dropped = 0;
-    let mut piece = Vec::new();
-    while dropped < LINGER_BYTES_MAX {
-        piece.clear();
-        match tokio::time::timeout_at(until, io.read_some(&mut piece, READ_BUFFER_BYTES_MAX)).await {
-            Ok(Ok(read)) if read > 0 => dropped += read,
-            Ok(_) | Err(_) => return,
-        }
-    }
 }
 
 async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {

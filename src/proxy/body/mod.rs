@@ -18,7 +18,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 pub(super) use reply::ReplyBody;
-pub(super) use spool::{Spool, SpoolReader};
+pub(super) use spool::Spool;
 
 use super::refusal::Refusal;
 use super::snapshot::Snapshot;
@@ -140,7 +140,12 @@ async fn hold(mut incoming: Incoming, length: Option<u64>, limits: &Limits) -> R
     Ok(Held::Memory(gathered.into_bytes()))
 }
 
-async fn spool(gathered: Gathered, data: Bytes, mut incoming: Incoming, limits: &Limits) -> Result<Spool, Refusal> {
+async fn spool(
+    gathered: Gathered,
+    data: Bytes,
+    mut incoming: Incoming,
+    limits: &Limits,
+) -> Result<Spool, Refusal> {
     let mut spool = Spool::create(&limits.spool_dir).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(gathered.into_bytes()).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(data).await.map_err(Refusal::BodyNotHeld)?;
@@ -231,7 +236,10 @@ impl Body for ClientBody<'_> {
     type Data = Bytes;
     type Error = super::upstream::BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         self.project().incoming.poll_frame(cx).map_err(Into::into)
     }
 }

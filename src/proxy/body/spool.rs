@@ -37,7 +37,9 @@ impl Spool {
     /// Makes an empty one in `dir`.
     pub(crate) async fn create(dir: &Path) -> io::Result<Self> {
         let dir = dir.to_owned();
-        let file = tokio::task::spawn_blocking(move || tempfile::tempfile_in(dir)).await.map_err(io::Error::other)??;
+        let file = tokio::task::spawn_blocking(move || tempfile::tempfile_in(dir))
+            .await
+            .map_err(io::Error::other)??;
         let mut file = File::from_std(file);
         // The default of 2 MiB, times a hundred uploads at once, is a good deal of memory.
         file.set_max_buf_size(PIECE_BYTES);
@@ -74,7 +76,10 @@ impl Body for SpoolReader<'_> {
     type Data = Bytes;
     type Error = crate::proxy::upstream::BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         if this.left == 0 {
             return Poll::Ready(None);

@@ -1,0 +1,139 @@
+//! The query of a request: what weigate reads in it, and the rewriting that leaves every other byte alone.
+//!
+//! A gateway must not change a query beyond its purpose (RFC 9110 §7.7), and peers that rebuild it reorder and
+//! re-encode what applications have signed. So parameters are cut out and appended; nothing is decoded and encoded
+//! again. Names are compared decoded, so that `%61ccess_token` hides nothing, and for `access_token` also without
+//! regard to case and without a PHP-style `[]`, so that no reading of the query finds a second one.
+
+use bytes::BufMut;
+use percent_encoding::percent_decode_str;
+
+/// The parameters that mean something to weigate; each holds the raw (encoded) value of the first occurrence.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters<'a> {
+    /// A client key, a placeholder, or the user's own token (`/sns/*`).
+    pub access_token: Option<&'a str>,
+    /// Chooses the account, as WeChat Cloud Run has it.
+    pub from_appid: Option<&'a str>,
+    /// The AppID of a token or login call.
+    pub appid: Option<&'a str>,
+    /// The secret of a token or login call.
+    pub secret: Option<&'a str>,
+    /// Another credential, which weigate does not hold.
+    pub component_access_token: Option<&'a str>,
+    /// Another credential, which weigate does not hold.
+    pub cloudbase_access_token: Option<&'a str>,
+}
+
+/// Which parameters [`rewrite`] takes out.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of four names, spelt out")]
+pub struct Drop {
+    /// `access_token`, in any spelling.
+    pub access_token: bool,
+    /// `from_appid`.
+    pub from_appid: bool,
+    /// `appid`.
+    pub appid: bool,
+    /// `secret` and `appsecret`.
+    pub secret: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    AccessToken,
+    /// `ACCESS_TOKEN`, `access_token[]`: taken out with the real one, never read.
+    AccessTokenLookalike,
+    FromAppid,
+    Appid,
+    Secret,
+    AppSecret,
+    ComponentAccessToken,
+    CloudbaseAccessToken,
+}
+
+/// Reads the parameters of `query` (without its `?`).
+pub fn parameters(query: &str) -> Parameters<'_> {
+    let mut found = Parameters::default();
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let slot = match known(name) {
+            Some(Known::AccessToken) => &mut found.access_token,
+            Some(Known::FromAppid) => &mut found.from_appid,
+            Some(Known::Appid) => &mut found.appid,
+            Some(Known::Secret) => &mut found.secret,
+            Some(Known::ComponentAccessToken) => &mut found.component_access_token,
+            Some(Known::CloudbaseAccessToken) => &mut found.cloudbase_access_token,
+            Some(Known::AppSecret | Known::AccessTokenLookalike) | None => continue,
+        };
+        slot.get_or_insert(value);
+    }
+    found
+}
+
+/// Appends `query` to `to` without the parameters that `drop` names, then each of `add` as `name=value`.
+///
+/// Values of `add` go out as they are: the caller has checked that they need no encoding. Nothing, not even a `?`,
+/// is written when nothing is left.
+pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut impl BufMut) {
+    let mut separator = b'?';
+    for pair in query.filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&')) {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        let dropped = match known(name) {
+            Some(Known::AccessToken | Known::AccessTokenLookalike) => drop.access_token,
+            Some(Known::FromAppid) => drop.from_appid,
+            Some(Known::Appid) => drop.appid,
+            Some(Known::Secret | Known::AppSecret) => drop.secret,
+            Some(Known::ComponentAccessToken | Known::CloudbaseAccessToken) | None => false,
+        };
+        if !dropped {
+            to.put_u8(separator);
+            to.put_slice(pair.as_bytes());
+            separator = b'&';
+        }
+    }
+    for (name, value) in add {
+        to.put_u8(separator);
+        to.put_slice(name.as_bytes());
+        to.put_u8(b'=');
+        to.put_slice(value.as_bytes());
+        separator = b'&';
+    }
+}
+
+/// A raw value with its percent escapes and `+` undone; `None` where that is not UTF-8.
+pub fn decode(raw: &str) -> Option<String> {
+    let spaced = raw.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+fn known(name: &str) -> Option<Known> {
+    // The shortest known name has five characters, escaped ones more.
+    if name.len() < 5 {
+        return None;
+    }
+    if name.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        let decoded = percent_decode_str(name).decode_utf8_lossy();
+        return known_decoded(decoded.trim_matches(|c: char| c.is_whitespace() || c == '+' || c == '\0'));
+    }
+    known_decoded(name)
+}
+
+fn known_decoded(name: &str) -> Option<Known> {
+    match name {
+        "access_token" => Some(Known::AccessToken),
+        "from_appid" => Some(Known::FromAppid),
+        "appid" => Some(Known::Appid),
+        "secret" => Some(Known::Secret),
+        "appsecret" => Some(Known::AppSecret),
+        "component_access_token" => Some(Known::ComponentAccessToken),
+        "cloudbase_access_token" => Some(Known::CloudbaseAccessToken),
+        _ => {
+            let stem = name.split_once('[').map_or(name, |(stem, _)| stem);
+            stem.eq_ignore_ascii_case("access_token").then_some(Known::AccessTokenLookalike)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! What tests stand on: the sandbox as WeChat, weigate in this process or as the real binary, a client.
+//!
+//! Everything listens on port 0, ends when it is dropped, and is waited for by what it says, not by a clock.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use weigate::app::{self, App};
+use weigate::clients;
+use weigate::config::{self, ListenAddress};
+use weigate::sandbox::{Quotas, Sandbox, SandboxAccount, SandboxOptions};
+
+pub(crate) const APP_ID: &str = "wx0123456789abcdef";
+pub(crate) const APP_SECRET: &str = "canary-app-secret-5f2b9c";
+pub(crate) const CLIENT_KEY: &str = "wgk_canary-client-key-7d1e";
+
+/// Nothing here takes long; what does is a fault.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// WeChat with one official account, over TLS, without quotas.
+pub(crate) async fn wechat() -> Sandbox {
+    wechat_with(|options| options).await
+}
+
+pub(crate) async fn wechat_with(change: impl FnOnce(SandboxOptions) -> SandboxOptions) -> Sandbox {
+    let options = SandboxOptions {
+        tls: true,
+        accounts: vec![SandboxAccount::new(APP_ID, APP_SECRET)],
+        quotas: Quotas::Unlimited,
+        ..SandboxOptions::default()
+    };
+    Sandbox::start(change(options)).await.unwrap()
+}
+
+/// A configuration in a directory of its own: a client `orders` with [`CLIENT_KEY`] on an account `shop`.
+pub(crate) struct Setup {
+    pub(crate) dir: tempfile::TempDir,
+    store: &'static str,
+    more: String,
+    server: String,
+    clients: String,
+    level: &'static str,
+}
+
+/// weigate in this process.
+pub(crate) struct Proxy {
+    app: Option<App>,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// weigate as a process.
+pub(crate) struct Binary {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) dir: Arc<tempfile::TempDir>,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+// === impl Setup ===
+
+impl Setup {
+    pub(crate) fn new() -> Self {
+        let digest: String = clients::digest(CLIENT_KEY).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            store: "memory",
+            more: String::new(),
+            server: "workers = 2".to_owned(),
+            clients: format!("[[clients]]\nname = \"orders\"\nkey_sha256 = \"{digest}\"\naccounts = [\"shop\"]\n"),
+            level: "info",
+        }
+    }
+
+    /// Tokens outlive the process.
+    pub(crate) fn with_file_store(mut self) -> Self {
+        self.store = "file";
+        self
+    }
+
+    /// More sections, at the end of the file.
+    pub(crate) fn and(mut self, toml: &str) -> Self {
+        self.more.push_str(toml);
+        self.more.push('\n');
+        self
+    }
+
+    /// More lines in `[server]`.
+    pub(crate) fn server(mut self, toml: &str) -> Self {
+        self.server.push('\n');
+        self.server.push_str(toml);
+        self
+    }
+
+    /// Other clients than `orders`; more lines for it when the text starts with no `[`.
+    pub(crate) fn clients(mut self, toml: &str) -> Self {
+        if toml.is_empty() || toml.starts_with('[') {
+            toml.clone_into(&mut self.clients);
+        } else {
+            self.clients.push_str(toml);
+        }
+        self
+    }
+
+    /// `trace`, `debug` …
+    pub(crate) fn log_level(mut self, level: &'static str) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Writes `proxy.toml`, the secret's file and the sandbox's authority; says where the first is.
+    pub(crate) fn write(&self, wechat: &Sandbox) -> PathBuf {
+        let dir = self.dir.path();
+        std::fs::write(dir.join("ca.pem"), wechat.ca_pem().unwrap_or_default()).unwrap();
+        write_private(&dir.join("secret"), APP_SECRET);
+        let ca = if wechat.ca_pem().is_some() { "ca_file = \"ca.pem\"" } else { "" };
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [upstream]\nhosts = [\"{}\"]\n{ca}\n[store]\nkind = \"{}\"\n{}\n\
+             [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
+             [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
+            self.server,
+            wechat.base_url(),
+            self.store,
+            if self.store == "file" { "dir = \"state\"" } else { "" },
+            self.level,
+            self.clients,
+            self.more,
+        );
+        let path = dir.join("proxy.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts weigate in this process and waits until it is ready.
+    pub(crate) async fn start(self, wechat: &Sandbox) -> Proxy {
+        let proxy = self.start_unready(wechat).await;
+        proxy.wait_ready().await;
+        proxy
+    }
+
+    /// Starts weigate in this process.
+    pub(crate) async fn start_unready(self, wechat: &Sandbox) -> Proxy {
+        let path = self.write(wechat);
+        let loaded = config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+        let listeners = app::bind(&loaded.config).unwrap();
+        let address = tcp(listeners.server_addresses.first().unwrap());
+        let admin = tcp(listeners.admin_address.as_ref().unwrap());
+        let app = App::start(loaded.config, listeners).await.unwrap();
+        Proxy { app: Some(app), address, admin, dir: self.dir }
+    }
+
+    /// Starts the binary and waits until it is ready.
+    pub(crate) async fn spawn(self, wechat: &Sandbox) -> Binary {
+        let path = self.write(wechat);
+        let binary = Binary::spawn(&path, Arc::new(self.dir), |_| {});
+        wait_ready(binary.admin).await;
+        binary
+    }
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    pub(crate) fn url(&self, path_and_query: &str) -> String {
+        format!("http://{}{path_and_query}", self.address)
+    }
+
+    pub(crate) async fn wait_ready(&self) {
+        wait_ready(self.admin).await;
+    }
+
+    pub(crate) async fn metric(&self, sample: &str) -> u64 {
+        metric(self.admin, sample).await
+    }
+
+    pub(crate) fn app(&mut self) -> &mut App {
+        self.app.as_mut().unwrap()
+    }
+
+    pub(crate) async fn stop(mut self) -> bool {
+        self.app.take().unwrap().stop(std::future::pending()).await
+    }
+}
+
+// === impl Binary ===
+
+impl Binary {
+    /// Starts `weigate serve --config PATH`; `change` may set environment and wrappers.
+    pub(crate) fn spawn(path: &Path, dir: Arc<tempfile::TempDir>, change: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weigate"));
+        command.arg("serve").arg("--config").arg(path);
+        change(&mut command);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut address = None;
+        let mut admin = None;
+        while address.is_none() || admin.is_none() {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "weigate ended: {}", log.lock().unwrap());
+            let said = |message: &str| line.contains(message).then(|| address_in(&line)).flatten();
+            address = address.or_else(|| said("clients connect here"));
+            admin = admin.or_else(|| said("operators connect here"));
+            log.lock().unwrap().push_str(&line);
+        }
+        let kept = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+                kept.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        Self { child, address: address.unwrap(), admin: admin.unwrap(), dir, log, reader: Some(reader) }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn url(&self, path_and_query: &str) -> String {
+        format!("http://{}{path_and_query}", self.address)
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end; the whole log is there afterwards.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// The most memory it ever had resident, and what it has now, in KiB.
+    pub(crate) fn memory_kib(&self) -> (u64, u64) {
+        let mut text = String::new();
+        let path = format!("/proc/{}/status", self.pid());
+        std::fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (value("VmHWM:"), value("VmRSS:"))
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.child.kill();
+        self.wait();
+    }
+}
+
+/// A client with a connection pool of its own; no proxy, no redirects.
+pub(crate) fn client() -> reqwest::Client {
+    // The crate's own client is built without a TLS provider of its own; any choice will do for plain HTTP.
+    weigate::token::http_client(weigate::proxy::upstream::tls_config(None).unwrap()).unwrap()
+}
+
+/// A GET with the client key.
+pub(crate) async fn get(url: &str) -> reqwest::Response {
+    client().get(url).bearer_auth(CLIENT_KEY).timeout(PATIENCE).send().await.unwrap()
+}
+
+/// A GET with the client key; the body as JSON.
+pub(crate) async fn get_json(url: &str) -> serde_json::Value {
+    let text = get(url).await.text().await.unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Waits until every account has a token.
+pub(crate) async fn wait_ready(admin: SocketAddr) {
+    let client = client();
+    let started = tokio::time::Instant::now();
+    loop {
+        let answer = client.get(format!("http://{admin}/readyz")).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "not ready in time");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The value of one sample of `/metrics`, such as `weigate_connections_total`.
+pub(crate) async fn metric(admin: SocketAddr, sample: &str) -> u64 {
+    let page = client().get(format!("http://{admin}/metrics")).send().await.unwrap().text().await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {sample} in\n{page}")).parse().unwrap()
+}
+
+/// A file that only its owner can read.
+pub(crate) fn write_private(path: &Path, text: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+fn tcp(address: &ListenAddress) -> SocketAddr {
+    match address {
+        ListenAddress::Tcp(address) => *address,
+        ListenAddress::Unix(path) => panic!("{} is not TCP", path.display()),
+    }
+}
+
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    event.get("address")?.as_str()?.parse().ok()
+}
