@@ -1,3 +1,6 @@
 //! One test binary.
-#[test]
-fn it_links() {}
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may fail as loudly as the test")]
+
+mod stores;
+mod token_life;
