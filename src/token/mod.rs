@@ -1,1 +1,271 @@
-//! To come.
+//! A token's life: one task for each account fetches its token before the old one dies, and requests read it.
+//!
+//! ```text
+//! boot    store.load ── alive ──> cell (generation 1) ──> schedule
+//!                    └─ otherwise ──> try at once
+//!
+//! loop    wait for   the time schedule gave · an ask "generation g was refused" · a wall clock that jumped
+//!         fetch      one at a time, because one task does it; 10 s at most
+//!         publish    requests see it from here on
+//!         announce   those who wait wake: renewed | same | failed
+//!         save       beside the loop, best effort: a failure is logged and counted, the token stays in use
+//!         schedule   when to try next
+//! ```
+//!
+//! Promises: [`TokenHandle::current`] takes no lock and never waits. Two fetches for one account never overlap and
+//! are at least 2 s apart, whoever asks. Generations only go up. A caller that hangs up stops nothing. No token is on
+//! offer that either clock says is dead. One sick account never touches another.
+//!
+//! Not here: what a 40001 on an API call means (`proxy/inspect.rs`), and who may have the token (`clients/`).
+//!
+//! # Why one task, and not a lock
+//!
+//! Single flight by ownership needs no rule for a leader that dies: callers never fetch, they read the cell or ask.
+//! Asks name a generation, since "renew, if you still hold generation 7" can be said any number of times.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::types::{AccountName, Generation};
+
+pub mod schedule;
+
+mod cell;
+mod hush;
+mod keeper;
+mod saver;
+pub mod source;
+mod status;
+pub mod store;
+
+pub use cell::{Guard, Token, WallClock};
+pub use keeper::{KeeperTask, Life, start};
+pub use source::{SourceError, StableTokenSource, TokenSource, http_client};
+pub use status::{Counts, Ending, LastEnding, Status};
+pub use store::{ConfiguredStore, StoreError, TokenStore};
+
+use cell::Cell;
+use hush::Hushed;
+use status::Record;
+
+/// One account's token, as requests see it. Cheap to clone; made to be read from threads with runtimes of their own.
+#[derive(Debug, Clone)]
+pub struct TokenHandle(Arc<Shared>);
+
+/// What became of a wish for a newer token.
+#[derive(Debug, Clone)]
+pub enum Renewal {
+    /// There is one.
+    Newer(Arc<Token>),
+    /// WeChat handed out the same token again: it is not the token that is wrong.
+    Same,
+    /// None could be had, or none in time.
+    Failed,
+}
+
+/// There is no live token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no live token: {why}")]
+pub struct NoToken {
+    /// When it is worth asking again; 1 s or more, whole seconds.
+    pub retry_after: Duration,
+    /// Why: a word of [`Ending::words`], or `waiting` (none came in time), `crowded` (too many wait already),
+    /// `stopping`.
+    pub why: &'static str,
+}
+
+/// What the keeper and the handles share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    account: AccountName,
+    cell: Cell,
+    record: Record,
+    hushed: Hushed,
+    /// The highest generation that was asked about, and the bell beside it: together a queue of length one.
+    asked: AtomicU64,
+    bell: Notify,
+    progress: watch::Receiver<Progress>,
+    waiting: AtomicUsize,
+    waiters_max: usize,
+}
+
+/// Where the keeper is: "attempt n ended so".
+#[derive(Debug, Clone)]
+struct Progress {
+    started: u64,
+    ended: u64,
+    ending: Option<Ending>,
+    next: schedule::Next,
+}
+
+/// A place among those who wait; given up by `Drop`, since a caller may hang up at any await.
+struct Place<'a>(&'a AtomicUsize);
+
+/// Nobody waits longer for a first token; what comes later is another request's luck.
+pub const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// An attempt further away than this is not waited for: those who ask get the last ending at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+// === impl TokenHandle ===
+
+impl TokenHandle {
+    /// The token, if one is alive: by the monotonic clock at `now`, by the wall clock at most 20 ms ago.
+    ///
+    /// For every request: no lock, no allocation, no wait.
+    pub fn current(&self, now: Instant) -> Option<Guard> {
+        self.0.cell.current(now)
+    }
+
+    /// The token, waiting for the first (or the next, where the last one has died) until `deadline`, 10 s at most.
+    ///
+    /// Answers at once where the last attempt failed and none is going on, and where too many wait already.
+    /// May be dropped at any await.
+    pub async fn wait(&self, deadline: Instant) -> Result<Arc<Token>, NoToken> {
+        if let Some(token) = self.0.cell.alive() {
+            return Ok(token);
+        }
+        let Some(_place) = self.0.take_place() else { return Err(self.0.no_token("crowded")) };
+        let limit = deadline.min(Instant::now() + WAIT_MAX);
+        timeout_at(limit, self.next_alive()).await.unwrap_or_else(|_| Err(self.0.no_token("waiting")))
+    }
+
+    /// A newer token than `generation`, which WeChat has refused. Asks for a renewal if there is none yet.
+    ///
+    /// Waits until `deadline` for an attempt that started after the ask; where none may start within 2 s, answers at
+    /// once as the last one ended. May be dropped at any await: a renewal that has begun goes on.
+    pub async fn newer_than(&self, generation: Generation, deadline: Instant) -> Renewal {
+        if let Some(token) = self.newer(generation) {
+            return Renewal::Newer(token);
+        }
+        let Some(_place) = self.0.take_place() else { return Renewal::Failed };
+        timeout_at(deadline, self.renewed(generation)).await.unwrap_or(Renewal::Failed)
+    }
+
+    /// Whether a path (by its hash) is not worth a second try at `now`, since the last one brought the same token.
+    pub fn quiet(&self, path_hash: u64, now: Instant) -> bool {
+        self.0.hushed.is_quiet(path_hash, now)
+    }
+
+    /// Notes that a path is not worth a second try for a minute. Remembers 1024 paths.
+    pub fn hush(&self, path_hash: u64, now: Instant) {
+        self.0.hushed.hush(path_hash, now);
+    }
+
+    /// What operators see.
+    pub fn status(&self) -> Status {
+        let progress = self.0.progress.borrow().clone();
+        let token = self.0.cell.newest();
+        let notes = self.0.record.notes();
+        Status {
+            account: self.0.account.clone(),
+            alive: self.0.cell.alive().is_some(),
+            generation: self.0.cell.generation(),
+            fingerprint: token.as_ref().map(|token| token.access_token.fingerprint()),
+            obtained_at: token.as_ref().map(|token| token.obtained_at),
+            expires_at: token.as_ref().map(|token| token.expires_at),
+            last: notes.last.clone(),
+            failures: notes.failures,
+            in_flight: progress.in_flight(),
+            next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
+            counts: notes.counts.clone(),
+        }
+    }
+
+    /// The account.
+    pub fn account(&self) -> &AccountName {
+        &self.0.account
+    }
+
+    async fn next_alive(&self) -> Result<Arc<Token>, NoToken> {
+        let mut progress = self.0.progress.clone();
+        loop {
+            let seen = progress.borrow_and_update().clone();
+            if let Some(token) = self.0.cell.alive() {
+                return Ok(token);
+            }
+            match seen.ending {
+                _ if seen.in_flight() => {}
+                Some(Ending::Failed(error)) => return Err(self.0.no_token(error.word())),
+                Some(Ending::Renewed | Ending::Same) | None => self.0.ask(self.0.cell.generation()),
+            }
+            if progress.changed().await.is_err() {
+                return Err(self.0.no_token("stopping"));
+            }
+        }
+    }
+
+    async fn renewed(&self, generation: Generation) -> Renewal {
+        let mut progress = self.0.progress.clone();
+        let started_before = progress.borrow().started;
+        loop {
+            let seen = progress.borrow_and_update().clone();
+            if let Some(token) = self.newer(generation) {
+                return Renewal::Newer(token);
+            }
+            let far_away = seen.next.not_before > Instant::now() + PATIENCE;
+            if !seen.in_flight() && (far_away || seen.ended > started_before) {
+                return seen.without_a_newer_token();
+            }
+            if !seen.in_flight() {
+                self.0.ask(generation);
+            }
+            if progress.changed().await.is_err() {
+                return Renewal::Failed;
+            }
+        }
+    }
+
+    fn newer(&self, generation: Generation) -> Option<Arc<Token>> {
+        self.0.cell.alive().filter(|token| token.generation > generation)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Asks the keeper; never waits. Asked twice is asked once.
+    fn ask(&self, generation: Generation) {
+        self.asked.fetch_max(generation.0, Ordering::SeqCst);
+        self.bell.notify_one();
+    }
+
+    fn take_place(&self) -> Option<Place<'_>> {
+        let taken = |waiting: usize| (waiting < self.waiters_max).then_some(waiting + 1);
+        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
+        Some(Place(&self.waiting))
+    }
+
+    fn no_token(&self, why: &'static str) -> NoToken {
+        let wait = self.progress.borrow().next.at.saturating_duration_since(Instant::now());
+        NoToken { retry_after: Duration::from_secs(wait.as_secs().saturating_add(1)), why }
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    fn in_flight(&self) -> bool {
+        self.started > self.ended
+    }
+
+    /// What the last ending means to one who wished for a newer token and finds none.
+    fn without_a_newer_token(&self) -> Renewal {
+        match self.ending {
+            Some(Ending::Renewed | Ending::Same) => Renewal::Same,
+            Some(Ending::Failed(_)) | None => Renewal::Failed,
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,5 +1,15 @@
-//! One test binary.
+//! One test binary: a file per promise, in the order of the house.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers may fail as loudly as the test"
+)]
 
 mod config;
 mod forwarding;
 mod harness;
+mod sandbox;
+mod stores;
+mod token_life;

@@ -1,0 +1,393 @@
+//! The keeper: one task for each account, the only one that fetches its token and the only writer of its cell.
+//!
+//! It promises what `mod.rs` says, to stop when told to (or when its [`KeeperTask`] is dropped), and to leave nothing
+//! behind that runs. It knows no HTTP and no files.
+//!
+//! # Why it watches the wall clock
+//!
+//! A token's end is stored as wall time and waited for by the monotonic clock. After a suspension or a clock set by
+//! hand the two disagree, and only WeChat knows what is left: one call in normal mode says it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::cell::{Cell, Token, WallClock};
+use super::hush::Hushed;
+use super::saver::save_all;
+use super::schedule::{self, Next, Situation, Turn};
+use super::source::{SourceError, TokenSource};
+use super::status::{Ending, Record};
+use super::store::{Stored, TokenStore};
+use super::{Progress, Shared, TokenHandle};
+use crate::types::{AccessToken, AccountName, AppId, Generation, UnixSeconds};
+use crate::wechat::token_call::{Grant, LIVES_MAX, Mode, Pace, TokenCallError};
+
+/// What a keeper needs to know besides its source and its store.
+#[derive(Debug)]
+pub struct Life {
+    /// The account.
+    pub account: AccountName,
+    /// Its AppID: a stored token of another one is not this account's.
+    pub app_id: AppId,
+    /// Requests that may wait for a token at one time; more are turned away at once.
+    pub waiters_max: usize,
+    /// Bounds the fetches of all accounts at one time; 64 is plenty. Shared by all keepers.
+    pub fetches: Arc<Semaphore>,
+    /// Where wall time comes from.
+    pub clock: WallClock,
+    /// Where the random share of every wait comes from.
+    pub jitter: fastrand::Rng,
+}
+
+/// The running keeper. Dropping it stops it too, without waiting for the end.
+#[derive(Debug)]
+pub struct KeeperTask {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+struct Keeper<S> {
+    life: Life,
+    source: S,
+    shared: Arc<Shared>,
+    progress: watch::Sender<Progress>,
+    saves: watch::Sender<Option<Stored>>,
+    next: Next,
+    /// The token before the newest: a server of WeChat that lags behind may hand it out once more.
+    previous: Option<AccessToken>,
+    failures: u32,
+    sames: u32,
+    /// Whether an ask hastened the next attempt.
+    asked: bool,
+    /// Both clocks, read together.
+    anchor: (Instant, UnixSeconds),
+    warned_at: Option<Instant>,
+}
+
+/// A fetch that takes longer has failed, whatever the source does.
+const FETCH_MAX: Duration = Duration::from_secs(10);
+
+/// The store gets this long for one load or save; then it is as if it had failed.
+pub(super) const STORE_MAX: Duration = Duration::from_secs(10);
+
+/// The two clocks are compared this often, and may differ by so much: slewing stays far below it, a stored end is
+/// wrong by at most it.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+const CLOCK_JUMP: Duration = Duration::from_mins(1);
+
+/// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
+const END_MOVES: Duration = Duration::from_secs(10);
+
+/// Transient faults are told at `warn` once in this time.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
+/// Starts the keeper of one account on the current runtime.
+pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> (TokenHandle, KeeperTask) {
+    let now = Instant::now();
+    let next = Next { at: now, not_before: now };
+    let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, ending: None, next });
+    let (saves, to_save) = watch::channel(None);
+    let (stop, stopped) = watch::channel(false);
+    let shared = Arc::new(Shared {
+        account: life.account.clone(),
+        cell: Cell::new(life.clock.clone()),
+        record: Record::default(),
+        hushed: Hushed::default(),
+        asked: AtomicU64::new(0),
+        bell: Notify::new(),
+        progress: seen,
+        waiting: AtomicUsize::new(0),
+        waiters_max: life.waiters_max,
+    });
+    let handle = TokenHandle(Arc::clone(&shared));
+    let anchor = (now, life.clock.read());
+    let app_id = life.app_id.clone();
+    let saver_shared = Arc::clone(&shared);
+    let keeper = Keeper {
+        life,
+        source,
+        shared,
+        progress,
+        saves,
+        next,
+        previous: None,
+        failures: 0,
+        sames: 0,
+        asked: false,
+        anchor,
+        warned_at: None,
+    };
+    let task = tokio::spawn(async move {
+        tokio::join!(keeper.run(&store, stopped), save_all(&store, &app_id, &saver_shared, to_save));
+    });
+    (handle, KeeperTask { stop, task })
+}
+
+// === impl KeeperTask ===
+
+impl KeeperTask {
+    /// Tells the keeper to stop and waits for its end: a fetch is dropped, a save that has begun is finished, for
+    /// 10 s at most. Those who wait for a token are told.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(panicked) = self.task.await {
+            error!(error = %panicked, "a keeper ended by itself");
+        }
+    }
+
+    /// Whether the keeper has ended, be it by a fault.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+// === impl Keeper ===
+
+impl<S: TokenSource> Keeper<S> {
+    async fn run<T: TokenStore>(mut self, store: &T, mut stopped: watch::Receiver<bool>) {
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => return,
+            () = self.boot(store) => {}
+        }
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let wake = self.next.at.min(Instant::now() + CLOCK_CHECK);
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = shared.bell.notified() => self.heed(Generation(shared.asked.load(Ordering::SeqCst))),
+                () = sleep_until(wake) => {}
+            }
+            if self.clock_has_jumped() {
+                self.hasten();
+            }
+            if Instant::now() < self.next.at {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = self.attempt() => {}
+            }
+        }
+    }
+
+    /// Takes what the store has, if it is alive.
+    async fn boot<T: TokenStore>(&mut self, store: &T) {
+        let loading = store.load(&self.life.account, &self.life.app_id);
+        let stored = match timeout(STORE_MAX, loading).await {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(error)) => {
+                warn!(account = %self.life.account, error = %error, "could not load the stored token");
+                None
+            }
+            Err(_) => {
+                warn!(account = %self.life.account, "the store took too long to load the token");
+                None
+            }
+        };
+        let (now, wall) = (Instant::now(), self.life.clock.read());
+        if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(CLOCK_JUMP)) {
+            // A clock that was set back while we were away must not make a token immortal.
+            let left = stored.expires_at.since(wall).min(LIVES_MAX);
+            let token = Token {
+                access_token: stored.access_token,
+                generation: Generation::NONE.next(),
+                obtained_at: stored.obtained_at,
+                expires_at: wall.plus(left),
+                good_until: now + left,
+            };
+            if token.is_alive(now, wall) {
+                info!(
+                    account = %self.life.account, generation = %token.generation, lives_s = left.as_secs(),
+                    fingerprint = %token.access_token.fingerprint(), "took the stored token"
+                );
+                self.shared.cell.publish(token);
+            }
+        }
+        self.plan(Turn::Loaded);
+        let next = self.next;
+        self.progress.send_modify(|progress| progress.next = next);
+    }
+
+    /// An ask for a newer token than `generation`.
+    fn heed(&mut self, generation: Generation) {
+        if generation < self.shared.cell.generation() {
+            return;
+        }
+        if generation > Generation::NONE {
+            self.shared.record.notes().counts.asked += 1;
+        }
+        // Those who ask see `not_before` too, and don't wait for what is further away.
+        if self.next.not_before <= Instant::now() + super::PATIENCE {
+            self.asked = true;
+            self.hasten();
+        }
+    }
+
+    /// The next attempt comes as soon as it may.
+    fn hasten(&mut self) {
+        self.next.at = self.next.at.min(self.next.not_before.max(Instant::now()));
+    }
+
+    /// Whether the wall clock has gone another way than the monotonic one.
+    fn clock_has_jumped(&mut self) -> bool {
+        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let (anchor, anchor_wall) = self.anchor;
+        let expected = anchor_wall.plus(now.saturating_duration_since(anchor));
+        if wall.since(expected).max(expected.since(wall)) <= CLOCK_JUMP {
+            return false;
+        }
+        self.anchor = (now, wall);
+        self.shared.record.notes().counts.clock_jumps += 1;
+        warn!(
+            account = %self.life.account, ahead_s = wall.since(expected).as_secs(),
+            behind_s = expected.since(wall).as_secs(), "the wall clock has jumped: asking WeChat what is left"
+        );
+        true
+    }
+
+    /// One fetch, from the start to everyone's knowing of its end. Dropped only when the keeper stops.
+    async fn attempt(&mut self) {
+        let fetches = Arc::clone(&self.life.fetches);
+        // A closed semaphore bounds nothing; the fetch goes on.
+        let _permit = fetches.acquire().await.ok();
+        let asked = std::mem::take(&mut self.asked);
+        self.progress.send_modify(|progress| progress.started += 1);
+
+        self.anchor = (Instant::now(), self.life.clock.read());
+        let reply = timeout(FETCH_MAX, self.source.fetch(Mode::Normal)).await;
+        let ending = match reply.unwrap_or(Err(SourceError::TimedOut)) {
+            Ok(grant) => self.take(grant),
+            Err(error) => Ending::Failed(Arc::new(error)),
+        };
+
+        self.count(&ending, asked);
+        self.plan(match &ending {
+            Ending::Renewed => Turn::Renewed,
+            Ending::Same => Turn::Same,
+            Ending::Failed(error) => Turn::Failed(error.pace()),
+        });
+        self.tell(&ending);
+        let next = self.next;
+        self.progress.send_modify(|progress| {
+            progress.ended += 1;
+            progress.ending = Some(ending);
+            progress.next = next;
+        });
+    }
+
+    /// Publishes what a fetch brought, then hands it to the store. Its life counts from when the call was sent.
+    fn take(&mut self, grant: Grant) -> Ending {
+        let (begun, wall) = self.anchor;
+        let newest = self.shared.cell.newest();
+        let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
+        let is_stale = self.previous.as_ref().is_some_and(|previous| previous.is_same(&grant.token));
+        if !is_same && is_stale && self.shared.cell.alive().is_some() {
+            return Ending::Same;
+        }
+        let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
+        let token = Token {
+            access_token: grant.token,
+            generation: if is_same { generation } else { generation.next() },
+            obtained_at: wall,
+            expires_at: wall.plus(grant.lives),
+            good_until: begun + grant.lives,
+        };
+        self.save(&token);
+        self.shared.cell.publish(token.clone());
+        if is_same {
+            return Ending::Same;
+        }
+        if let Some(old) = newest {
+            let left = old.left(Instant::now(), self.life.clock.read());
+            if left > schedule::WINDOW + CLOCK_JUMP {
+                self.shared.record.notes().counts.invalid_early += 1;
+            }
+            self.previous = Some(old.access_token.clone());
+        }
+        info!(
+            account = %self.life.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
+            fingerprint = %token.access_token.fingerprint(),
+            before = self.previous.as_ref().map(|token| tracing::field::display(token.fingerprint())),
+            "renewed the token"
+        );
+        Ending::Renewed
+    }
+
+    /// Tells the saver, which works beside this loop, unless the store knows as much already.
+    fn save(&self, token: &Token) {
+        let known = self.saves.borrow().as_ref().is_some_and(|saved| {
+            let moved =
+                saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
+            saved.access_token.is_same(&token.access_token) && moved <= END_MOVES
+        });
+        if !known {
+            self.saves.send_replace(Some(Stored {
+                access_token: token.access_token.clone(),
+                obtained_at: token.obtained_at,
+                expires_at: token.expires_at,
+                fence: 0,
+            }));
+        }
+    }
+
+    fn count(&mut self, ending: &Ending, asked: bool) {
+        match ending {
+            Ending::Renewed => (self.failures, self.sames) = (0, 0),
+            Ending::Same => {
+                self.failures = 0;
+                self.sames = self.sames.saturating_add(u32::from(asked));
+            }
+            Ending::Failed(_) => self.failures = self.failures.saturating_add(1),
+        }
+        let shown = ending.shown(self.life.clock.read());
+        let mut notes = self.shared.record.notes();
+        *notes.counts.fetches.entry(shown.word).or_default() += 1;
+        notes.failures = self.failures;
+        notes.last = Some(shown);
+    }
+
+    fn plan(&mut self, turn: Turn) {
+        self.next = schedule::next_try(&Situation {
+            now: Instant::now(),
+            good_until: self.shared.cell.alive().map(|token| token.good_until),
+            turn,
+            failures: self.failures,
+            sames: self.sames,
+            jitter: self.life.jitter.f64(),
+        });
+    }
+
+    /// A line in the log for what a person may have to know.
+    fn tell(&mut self, ending: &Ending) {
+        let Ending::Failed(failure) = ending else {
+            self.warned_at = None;
+            return;
+        };
+        let now = Instant::now();
+        let next_try_s = self.next.at.saturating_duration_since(now).as_secs();
+        let (account, why) = (&self.life.account, failure.word());
+        if let (SourceError::Call(TokenCallError::Rejected(rejection)), Pace::After(_)) =
+            (failure.as_ref(), failure.pace())
+        {
+            error!(
+                %account, errcode = %rejection.code, why, said = %rejection.said, advice = %rejection.advice(),
+                next_try_s, "WeChat gives no token"
+            );
+        } else if self.warned_at.is_none_or(|at| now >= at + WARN_EVERY) {
+            self.warned_at = Some(now);
+            let (failures, cause) = (self.failures, failure.told());
+            warn!(%account, why, %cause, failures, next_try_s, "could not fetch the token");
+        } else {
+            debug!(%account, why, next_try_s, "could not fetch the token");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The saver: stores each new token beside the keeper's loop, so that a slow or broken disk delays no fetch.
+//!
+//! # Why best effort
+//!
+//! The store is for the next process, not for this request. What could not be stored is logged, counted and tried
+//! again; the token stays in use all the same.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::Shared;
+use super::keeper::STORE_MAX;
+use super::store::{Stored, TokenStore};
+use crate::types::AppId;
+
+/// A token that could not be stored is tried again after this long.
+const SAVE_AGAIN: Duration = Duration::from_mins(1);
+
+/// Stores what comes, the newest token only. Ends with the keeper, after the last token was stored.
+pub(super) async fn save_all<T: TokenStore>(
+    store: &T,
+    app_id: &AppId,
+    shared: &Shared,
+    mut saves: watch::Receiver<Option<Stored>>,
+) {
+    let mut again = false;
+    loop {
+        let changed = if again {
+            timeout(SAVE_AGAIN, saves.changed()).await.unwrap_or(Ok(()))
+        } else {
+            saves.changed().await
+        };
+        if changed.is_err() {
+            return;
+        }
+        let Some(stored) = saves.borrow_and_update().clone() else { continue };
+        let saving = store.save(&shared.account, app_id, &stored);
+        let failed = match timeout(STORE_MAX, saving).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the store took too long".to_owned()),
+        };
+        again = failed.is_some();
+        if let Some(error) = failed {
+            shared.record.notes().counts.saves_failed += 1;
+            warn!(account = %shared.account, error, "could not store the token; it stays in use");
+        }
+    }
+}

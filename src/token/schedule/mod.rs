@@ -1,0 +1,154 @@
+//! When to try next: a pure function of what is in hand and how the last attempt ended.
+//!
+//! It promises that two attempts are at least [`FLOOR`] apart, that an account in good health costs at most 14 calls
+//! a day, and that no reply, however often it comes, makes a loop. It knows no clock: `now` comes in, as does the
+//! random share of every wait.
+//!
+//! # Why at the window, and not before
+//!
+//! In normal mode WeChat hands out the same token until its last 300 s and a new one then, and keeps both good for
+//! those 300 s (`developers.weixin.qq.com/doc/channels/API/leagueheadsupplier/getStableAccessToken.html`, read
+//! 2026-11-22). A try at "70 % of its life" brings the same token; one that asks until it changes makes thousands of
+//! calls a day (3 614, simulated) where 13 do. WeChat's other advice, a call every five minutes, would notice a
+//! token that died early without a request that fails first, at 300 calls a day; asks do that here.
+//!
+//! # Why two caps
+//!
+//! With a live token a keeper can wait half a minute between tries. With none, every second is a refused request:
+//! one cap of 60 s left an account without a token 72 s after the source was back (simulated).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::wechat::token_call::Pace;
+
+#[cfg(test)]
+mod tests;
+
+/// The end of an attempt and the start of the next are at least this far apart, whoever asks.
+pub const FLOOR: Duration = Duration::from_secs(2);
+
+/// WeChat hands out a new token only in the last five minutes of the old one's life, and keeps both good for that
+/// long (`getStableAccessToken.html`, read 2026-11-22).
+pub const WINDOW: Duration = Duration::from_mins(5);
+
+/// Within the window, while WeChat still hands out the old token.
+const WINDOW_STEP: Duration = Duration::from_secs(15);
+
+/// Accounts and replicas that were started together drift apart by this: the least and the greatest wait after the
+/// window has opened. The least also covers a call's own time, which our clock counts against the token.
+const JITTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
+
+/// Backoff after a transient fault: its first span, doubled every time, and its caps.
+const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF_MAX_LIVE: Duration = Duration::from_secs(30);
+const BACKOFF_MAX_NONE: Duration = Duration::from_secs(5);
+
+/// Asks that brought the same token again are answered at this distance, doubled every time up to the cap: an API
+/// path that says 40001 whatever the token costs about one call a minute.
+const SAME: Duration = Duration::from_secs(2);
+const SAME_MAX: Duration = Duration::from_mins(1);
+
+/// A wait that WeChat's errcode prescribes is lengthened by up to this share of itself, never shortened.
+const AFTER_SHARE: f64 = 0.05;
+
+/// How the last attempt ended, as far as the schedule cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// No attempt yet; the store had a live token, or none.
+    Loaded,
+    /// It brought a different token.
+    Renewed,
+    /// It brought the token in hand.
+    Same,
+    /// It brought none, and the next may follow at this pace.
+    Failed(Pace),
+}
+
+/// What is known when an attempt has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation {
+    /// The time.
+    pub now: Instant,
+    /// The end of the live token in hand; `None` where there is none.
+    pub good_until: Option<Instant>,
+    /// How the last attempt ended.
+    pub turn: Turn,
+    /// Failures in a row, the last one included.
+    pub failures: u32,
+    /// Asks in a row for this generation that brought it again, the last one included.
+    pub sames: u32,
+    /// A random number, 0 up to 1; anything else is taken as 0 or 1.
+    pub jitter: f64,
+}
+
+/// When the next attempt starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// Then, if nobody asks.
+    pub at: Instant,
+    /// An ask may hasten it to this, never before.
+    pub not_before: Instant,
+}
+
+/// When to try next.
+pub fn next_try(situation: &Situation) -> Next {
+    let Situation { now, good_until, turn, failures, sames, jitter } = *situation;
+    let jitter = jitter.clamp(0.0, 1.0);
+    match (turn, good_until) {
+        (Turn::Loaded, None) => Next { at: now, not_before: now },
+        (Turn::Loaded, Some(end)) => Next { at: window(now, end, jitter).max(now), not_before: now },
+        (Turn::Renewed, Some(end)) => {
+            Next { at: window(now, end, jitter).max(now + WINDOW_STEP), not_before: now + FLOOR }
+        }
+        (Turn::Same, Some(end)) => {
+            let at = if end > now + WINDOW { window(now, end, jitter) } else { now };
+            Next { at: at.max(now + WINDOW_STEP), not_before: now + same_distance(sames) }
+        }
+        (Turn::Failed(Pace::After(span)), _) => {
+            kept(now + span.max(FLOOR) + span.mul_f64(AFTER_SHARE * jitter))
+        }
+        (Turn::Failed(Pace::Backoff), Some(end)) => {
+            let calm = now + FLOOR.max(backoff(failures, BACKOFF_MAX_LIVE, jitter));
+            // A long wait ends where the token does; from there on the short cap holds.
+            let urgent = now + FLOOR.max(backoff(failures, BACKOFF_MAX_NONE, jitter));
+            kept(calm.min(end.max(urgent)))
+        }
+        // A token that was dead when it arrived is as good as none.
+        (Turn::Failed(Pace::Backoff) | Turn::Renewed | Turn::Same, None) => {
+            kept(now + FLOOR.max(backoff(failures, BACKOFF_MAX_NONE, jitter)))
+        }
+    }
+}
+
+/// A failing source keeps its distance, whoever asks.
+fn kept(at: Instant) -> Next {
+    Next { at, not_before: at }
+}
+
+/// When the platform is ready to hand out another token than the one that is good until `end`.
+fn window(now: Instant, end: Instant, jitter: f64) -> Instant {
+    let lives = end.saturating_duration_since(now);
+    let (least, most) = JITTER;
+    if lives < WINDOW {
+        // Less than WeChat promises for a token it has just handed out: no window to wait for.
+        return now + lives / 2;
+    }
+    now + lives.saturating_sub(WINDOW) + least + most.saturating_sub(least).mul_f64(jitter)
+}
+
+/// Full jitter: anything from nothing to the doubled span ("Exponential backoff and jitter", AWS architecture blog).
+fn backoff(failures: u32, cap: Duration, jitter: f64) -> Duration {
+    doubled(BACKOFF, failures.saturating_sub(1), cap).mul_f64(jitter)
+}
+
+/// How long after the `sames`-th fruitless ask the next is heard.
+fn same_distance(sames: u32) -> Duration {
+    doubled(SAME, sames.saturating_sub(1), SAME_MAX)
+}
+
+fn doubled(first: Duration, times: u32, cap: Duration) -> Duration {
+    let factor = 1_u32.checked_shl(times.min(16)).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(cap)
+}

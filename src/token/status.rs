@@ -1,0 +1,166 @@
+//! What operators see of a token's life. No type here can hold a token or a secret.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::source::SourceError;
+use crate::types::{AccountName, Fingerprint, Generation, UnixSeconds};
+use crate::wechat::token_call::{IpText, RejectionKind, TokenCallError};
+
+/// How an attempt ended.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// It brought a different token.
+    Renewed,
+    /// It brought the token in hand.
+    Same,
+    /// It brought none.
+    Failed(Arc<SourceError>),
+}
+
+/// One account's token at one moment.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The account.
+    pub account: AccountName,
+    /// Whether requests can be served.
+    pub alive: bool,
+    /// The newest token's serial number; 0 before the first.
+    pub generation: Generation,
+    /// The newest token's fingerprint.
+    pub fingerprint: Option<Fingerprint>,
+    /// When the call that last brought it was sent.
+    pub obtained_at: Option<UnixSeconds>,
+    /// Its end.
+    pub expires_at: Option<UnixSeconds>,
+    /// How the last attempt ended; `None` before the first.
+    pub last: Option<LastEnding>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Whether an attempt is going on.
+    pub in_flight: bool,
+    /// Until the next attempt; zero when it is due.
+    pub next_try_in: Duration,
+    /// What happened since the start.
+    pub counts: Counts,
+}
+
+/// How the last attempt ended, in words.
+#[derive(Debug, Clone)]
+pub struct LastEnding {
+    /// `renewed`, `same` or what went wrong; one of [`Ending::words`].
+    pub word: &'static str,
+    /// When it ended.
+    pub at: UnixSeconds,
+    /// What a person can do about a failure.
+    pub advice: Option<String>,
+    /// WeChat's own words about a failure, cleaned: at most 256 bytes.
+    pub said: Option<Box<str>>,
+    /// The address WeChat saw the call come from, where a failure names one.
+    pub ip: Option<IpText>,
+}
+
+/// What happened since the start; each only grows.
+#[derive(Debug, Clone)]
+pub struct Counts {
+    /// Attempts by the word of their ending. Every word is there from the start.
+    pub fetches: BTreeMap<&'static str, u64>,
+    /// Asks for another token than the one in hand that reached the keeper (many callers make one).
+    pub asked: u64,
+    /// Renewals whose predecessor should have lived on for longer than WeChat's window: someone else renews this
+    /// account's token, or a secret was reset.
+    pub invalid_early: u64,
+    /// Times the wall clock was found to have jumped by more than a minute.
+    pub clock_jumps: u64,
+    /// Tokens that could not be stored.
+    pub saves_failed: u64,
+}
+
+/// What the keeper notes for those who look.
+#[derive(Debug, Default)]
+pub(crate) struct Record(Mutex<Notes>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) last: Option<LastEnding>,
+    pub(crate) failures: u32,
+    pub(crate) counts: Counts,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// The word for it in metrics and logs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Renewed => "renewed",
+            Self::Same => "same",
+            Self::Failed(error) => error.word(),
+        }
+    }
+
+    /// Every word there is: a closed set.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        let kinds = RejectionKind::ALL.into_iter().map(RejectionKind::word);
+        ["renewed", "same"].into_iter().chain(SourceError::OTHER_WORDS).chain(kinds)
+    }
+
+    /// The ending as it is shown.
+    pub(crate) fn shown(&self, at: UnixSeconds) -> LastEnding {
+        let mut shown = LastEnding { word: self.word(), at, advice: None, said: None, ip: None };
+        let Self::Failed(error) = self else { return shown };
+        shown.advice = Some(error.advice());
+        match error.as_ref() {
+            SourceError::Call(TokenCallError::Rejected(rejection)) => {
+                shown.said = Some(rejection.said.clone());
+                shown.ip = rejection.ip;
+            }
+            SourceError::Call(TokenCallError::Malformed(_))
+            | SourceError::Unreachable(_)
+            | SourceError::TimedOut => shown.said = Some(error.told().into()),
+        }
+        shown
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Attempts that brought a different token.
+    pub fn renewals(&self) -> u64 {
+        self.fetches.get("renewed").copied().unwrap_or(0)
+    }
+
+    /// Attempts that brought the token in hand.
+    pub fn same(&self) -> u64 {
+        self.fetches.get("same").copied().unwrap_or(0)
+    }
+
+    /// Attempts.
+    pub fn attempts(&self) -> u64 {
+        self.fetches.values().sum()
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let fetches = Ending::words().map(|word| (word, 0)).collect();
+        Self { fetches, asked: 0, invalid_early: 0, clock_jumps: 0, saves_failed: 0 }
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    pub(crate) fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

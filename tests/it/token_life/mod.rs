@@ -1,0 +1,7 @@
+//! The real keeper on a paused clock, against a model of WeChat in the same process.
+
+mod model;
+mod reactions;
+mod sharing;
+mod surviving;
+mod weeks;
