@@ -1,3 +1,5 @@
 //! One test binary.
+mod sandbox;
+
 #[test]
 fn it_links() {}
