@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let loaded = load(&options.file.config)?;
     tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
     announce(&loaded);
-    Ok(runtime()?.block_on(serve(loaded.config, Some(&options.file.config)))?)
+    Ok(runtime()?.block_on(serve(loaded.config, &options.file.config))?)
 }
 
 /// No core file with secrets in it, no other process of this user that reads our memory, and as many file
@@ -62,7 +62,7 @@ fn announce(loaded: &Loaded) {
     }
 }
 
-async fn serve(config: Config, path: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = app::bind(&config)?;
@@ -78,10 +78,7 @@ async fn serve(config: Config, path: Option<&Path>) -> anyhow::Result<()> {
         tokio::select! {
             () = signals.stop() => break,
             () = app.failed() => anyhow::bail!("a worker ended by itself"),
-            _ = hangup.recv() => match path {
-                Some(path) => reload(&mut app, path).await,
-                None => tracing::warn!("there is no configuration to reload"),
-            },
+            _ = hangup.recv() => reload(&mut app, path).await,
         }
     }
     tracing::info!("stopping: requests in flight finish; a second signal cuts them");

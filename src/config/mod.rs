@@ -177,7 +177,7 @@ pub struct Log {
     pub format: LogFormat,
     /// The least level of weigate's own events.
     pub level: tracing::Level,
-    /// One event per request, at `info`; refusals are logged in any case.
+    /// One event per request; refusals are logged in any case.
     pub access: bool,
 }
 
@@ -258,7 +258,7 @@ impl Default for Limits {
             request: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             drain: Duration::from_secs(30),
-            token_waiters_max: 1024,
+            token_waiters_max: 16_384,
         }
     }
 }

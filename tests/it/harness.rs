@@ -74,7 +74,9 @@ impl Setup {
             store: "memory",
             more: String::new(),
             server: "workers = 2".to_owned(),
-            clients: format!("[[clients]]\nname = \"orders\"\nkey_sha256 = \"{digest}\"\naccounts = [\"shop\"]\n"),
+            clients: format!(
+                "[[clients]]\nname = \"orders\"\nkey_sha256 = \"{digest}\"\naccounts = [\"shop\"]\n"
+            ),
             level: "info",
         }
     }
@@ -198,7 +200,8 @@ impl Binary {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weigate"));
         command.arg("serve").arg("--config").arg(path);
         change(&mut command);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
         let mut address = None;
@@ -312,7 +315,8 @@ pub(crate) async fn metric(admin: SocketAddr, sample: &str) -> u64 {
 pub(crate) fn write_private(path: &Path, text: &str) {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
+    let mut file =
+        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 

@@ -131,7 +131,7 @@ impl Checker<'_> {
     }
 
     fn log(&mut self, file: &file::Log) -> Log {
-        let mut log = Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true };
+        let mut log = Log { format: LogFormat::Text, level: tracing::Level::INFO, access: false };
         if let Some(format) = &file.format {
             match format.get_ref().as_str() {
                 "text" => {}
@@ -155,9 +155,9 @@ impl Checker<'_> {
                 ),
             }
         }
-        if file.access.as_ref().is_some_and(|access| !access.get_ref()) {
-            self.note("log.access", false);
-            log.access = false;
+        if file.access.as_ref().is_some_and(|access| *access.get_ref()) {
+            self.note("log.access", true);
+            log.access = true;
         }
         log
     }

@@ -32,7 +32,7 @@ fn host(address: SocketAddr) -> UpstreamHost {
 fn settings(hosts: Vec<UpstreamHost>) -> config::Upstream {
     config::Upstream {
         hosts,
-        ca_file: None,
+        ca_pem: None,
         connect: Duration::from_secs(5),
         idle: Duration::from_secs(50),
         idle_connections_max: 64,
