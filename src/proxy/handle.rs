@@ -85,7 +85,7 @@ impl Way<'_> {
         let entry = self.view.route(&self.worker.counts, caller.client, route.account);
         exchange.route = Some(Rc::clone(&entry));
 
-        let mut body = body::receive(incoming, &self.body_limits(caller.client)).await?;
+        let mut body = body::receive(incoming, self.body_limits(caller.client)).await?;
         let deadline = exchange.deadline(&body, snapshot.limits.request);
         let forward = Forward {
             head: self.head,
@@ -131,7 +131,7 @@ impl Way<'_> {
         Ok(exchange.pass_on(second))
     }
 
-    fn body_limits(&self, client: &crate::clients::Client) -> body::Limits {
+    fn body_limits(&self, client: &crate::clients::Client) -> body::Limits<'_> {
         body::Limits {
             streamed_body_bytes_max: client.streamed_body_bytes_max,
             ..body::Limits::of(&self.view.snapshot)

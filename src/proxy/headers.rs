@@ -56,28 +56,28 @@ pub(super) fn write_line(name: &str, value: &[u8], to: &mut impl BufMut) {
 
 /// Takes out of a reply what was between WeChat and us, and what only weigate may say.
 pub(super) fn scrub_reply(headers: &mut HeaderMap<HeaderValue>) {
-    if headers.contains_key(CONNECTION) {
-        for name in Nominated::by(headers).0 {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in REPLY_HOP_BY_HOP {
+    let nominated = Nominated::by(headers);
+    let goes = |name: &&HeaderName| ends_here(name) || nominated.names(name);
+    // One look at the names is cheaper than a look-up for each name that could be there.
+    let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    for name in gone {
         headers.remove(name);
     }
 }
 
-const REPLY_HOP_BY_HOP: [HeaderName; 9] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    http::header::TRANSFER_ENCODING,
-    http::header::TRAILER,
-    http::header::UPGRADE,
-    http::header::PROXY_AUTHENTICATE,
-    super::respond::REQUEST_ID,
-    super::respond::ERROR,
-    super::respond::ATTEMPTS,
-];
+/// Whether a reply's field never reaches the client.
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "trailer"
+            | "upgrade"
+            | "proxy-authenticate"
+    ) || name.as_str().starts_with("x-weigate-")
+}
 
 /// Whether a request's field never leaves: framing and hop-by-hop fields, credentials (weigate's own and others
 /// that WeChat has no use for), what the forwarder writes itself, and where the client is (RFC 7239 is not WeChat's

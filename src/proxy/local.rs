@@ -52,7 +52,7 @@ pub(super) async fn token_call(
     }
     let limits =
         Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
-    let body = body::in_memory(incoming, &limits).await?;
+    let body = body::in_memory(incoming, limits).await?;
     let asked = Asked::read(target.query.unwrap_or_default(), &body);
     Ok(answer(call, snapshot, target, &asked, id))
 }

@@ -8,6 +8,7 @@
 mod reply;
 mod spool;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -45,25 +46,25 @@ pub(super) enum Held {
 }
 
 /// What a request's body may be.
-#[derive(Debug, Clone)]
-pub(super) struct Limits {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits<'a> {
     pub(super) memory_bytes_max: u64,
     pub(super) body_bytes_max: u64,
     pub(super) streamed_body_bytes_max: Option<u64>,
     pub(super) stall: Duration,
-    pub(super) spool_dir: std::path::PathBuf,
+    pub(super) spool_dir: &'a Path,
 }
 
 // === impl Limits ===
 
-impl Limits {
-    pub(super) fn of(snapshot: &Snapshot) -> Self {
+impl<'a> Limits<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
         Self {
             memory_bytes_max: snapshot.limits.held_memory_bytes_max,
             body_bytes_max: snapshot.limits.body_bytes_max,
             streamed_body_bytes_max: None,
             stall: snapshot.limits.stall,
-            spool_dir: snapshot.spool_dir.clone(),
+            spool_dir: &snapshot.spool_dir,
         }
     }
 }
@@ -90,7 +91,7 @@ impl RequestBody {
 }
 
 /// Receives a body: whole where it may be held, else as a stream of known length, else not at all.
-pub(super) async fn receive(incoming: Incoming, limits: &Limits) -> Result<RequestBody, Refusal> {
+pub(super) async fn receive(incoming: Incoming, limits: Limits<'_>) -> Result<RequestBody, Refusal> {
     if incoming.is_end_stream() {
         return Ok(RequestBody::EMPTY);
     }
@@ -107,7 +108,7 @@ pub(super) async fn receive(incoming: Incoming, limits: &Limits) -> Result<Reque
 }
 
 /// Receives a body that must fit in memory.
-pub(super) async fn in_memory(incoming: Incoming, limits: &Limits) -> Result<Bytes, Refusal> {
+pub(super) async fn in_memory(incoming: Incoming, limits: Limits<'_>) -> Result<Bytes, Refusal> {
     if incoming.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -120,7 +121,7 @@ pub(super) async fn in_memory(incoming: Incoming, limits: &Limits) -> Result<Byt
     }
 }
 
-async fn hold(mut incoming: Incoming, length: Option<u64>, limits: &Limits) -> Result<Held, Refusal> {
+async fn hold(mut incoming: Incoming, length: Option<u64>, limits: Limits<'_>) -> Result<Held, Refusal> {
     let mut gathered = Gathered::Nothing;
     let mut received = 0;
     while let Some(data) = next_data(&mut incoming, limits.stall).await? {
@@ -144,9 +145,9 @@ async fn spool(
     gathered: Gathered,
     data: Bytes,
     mut incoming: Incoming,
-    limits: &Limits,
+    limits: Limits<'_>,
 ) -> Result<Spool, Refusal> {
-    let mut spool = Spool::create(&limits.spool_dir).await.map_err(Refusal::BodyNotHeld)?;
+    let mut spool = Spool::create(limits.spool_dir).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(gathered.into_bytes()).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(data).await.map_err(Refusal::BodyNotHeld)?;
     while let Some(data) = next_data(&mut incoming, limits.stall).await? {
