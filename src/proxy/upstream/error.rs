@@ -60,6 +60,9 @@ pub enum ConnectError {
     /// The TLS handshake ended otherwise.
     #[error("the TLS handshake did not complete")]
     Tls,
+    /// Every new connection was closed, or spoke, before anything was sent on it.
+    #[error("new connections are closed at once")]
+    Closed,
     /// No route, no file descriptors left, and the like.
     #[error("the connection could not be made")]
     Other,
@@ -127,8 +130,8 @@ impl RequestBodyFault {
 
 impl ConnectError {
     /// All of them, in the order of [`super::Stats::connect_failures`].
-    pub const ALL: [Self; 6] =
-        [Self::Dns, Self::Refused, Self::Timeout, Self::Certificate, Self::Tls, Self::Other];
+    pub const ALL: [Self; 7] =
+        [Self::Dns, Self::Refused, Self::Timeout, Self::Certificate, Self::Tls, Self::Closed, Self::Other];
 
     /// A constant for metrics and logs.
     pub fn word(self) -> &'static str {
@@ -138,6 +141,7 @@ impl ConnectError {
             Self::Timeout => "connect_timeout",
             Self::Certificate => "certificate",
             Self::Tls => "tls",
+            Self::Closed => "closed_at_once",
             Self::Other => "unreachable",
         }
     }

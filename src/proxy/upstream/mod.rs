@@ -204,7 +204,8 @@ impl Upstream {
         Err(SendError::Unreachable(cause))
     }
 
-    /// `repeat` is what is allowed at first, and `Never` once the request was sent twice.
+    /// `repeat` is left at `Now` once the request was sent in vain: then only a new connection will do, on this
+    /// host or the next, and what happens there is final.
     async fn try_host(
         &self,
         host: &Host,

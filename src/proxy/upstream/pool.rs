@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, Slot, Stage};
 use super::dial::Dialler;
 use super::health::{Health, Trust};
-use super::socket::Probe;
+use super::socket::{Probe, Socket};
 use super::{ConnectError, Stats};
 
 /// One host of the worker's.
@@ -194,8 +194,8 @@ impl Host {
         }
         if self.open.get() >= self.bounds.connections_max {
             // One that this request cannot use makes room for one that it can.
-            let oldest = self.idle.borrow_mut().pop_front();
-            drop(oldest);
+            let spare = spare_one(&mut self.idle.borrow_mut());
+            drop(spare);
         }
         self.free_turn()
     }
@@ -211,7 +211,7 @@ impl Host {
 
     async fn make(&self, mut slot: Slot) -> Result<Connection, ConnectError> {
         // Boxed: a handshake's state is large, and most requests have none.
-        match Box::pin(self.dialler.dial()).await {
+        match Box::pin(self.dial()).await {
             Ok(socket) => {
                 self.health.reached();
                 self.stats.opened.add(1);
@@ -228,6 +228,18 @@ impl Host {
                 Err(cause)
             }
         }
+    }
+
+    /// Dials, and dials again where the other side has closed the new connection before it could be used, as one
+    /// with a very short idle limit does. Nothing was sent, so any request may have the next.
+    async fn dial(&self) -> Result<Socket, ConnectError> {
+        for _dial in 0..DIALS_MAX {
+            let mut socket = self.dialler.dial().await?;
+            if socket.probe() == Probe::Alive {
+                return Ok(socket);
+            }
+        }
+        Err(ConnectError::Closed)
     }
 
     async fn wait(&self, choice: Choice) -> Result<Handed, ConnectError> {
@@ -273,10 +285,11 @@ impl Host {
         }
         one.connection.slot.enter(Stage::Idle);
         let mut idle = self.idle.borrow_mut();
-        let oldest = if idle.len() >= self.bounds.idle_connections_max { idle.pop_front() } else { None };
+        let is_full = idle.len() >= self.bounds.idle_connections_max;
+        let spare = if is_full { spare_one(&mut idle) } else { None };
         idle.push_back(one);
         drop(idle);
-        drop(oldest);
+        drop(spare);
     }
 
     /// Gives free turns to those who wait. While the host seems down, to one at a time: all may learn from it.
@@ -317,8 +330,16 @@ impl Host {
     }
 }
 
+/// The oldest but one: the oldest is the one to learn from (`health`).
+fn spare_one(idle: &mut VecDeque<Idle>) -> Option<Idle> {
+    idle.remove(1).or_else(|| idle.pop_front())
+}
+
 /// A connection that was handed over longer ago than this counts as idle since.
 const HANDED_MAX: Duration = Duration::from_micros(500);
+
+/// Of connections that are closed at once.
+const DIALS_MAX: usize = 4;
 
 /// Handshakes of one worker with one host at one time. 64 take about 20 ms of one core.
 const DIALLING_MAX: usize = 64;

@@ -10,10 +10,13 @@
 //! * A POST goes out on a connection only if that was idle for less than *half* the longest idle time at which a
 //!   connection of that host was seen alive. Half, since the two sides' clocks do not start at the same moment.
 //! * What was seen at less than 50 ms does not count: on a busy machine either side can be late by milliseconds, so
-//!   that an origin which closes after 2 ms can be seen alive after 3. So trust is nothing at the start. A trust of
-//!   0.5 ms at the start was tried; in a test with such an origin it failed 1 POST in some hundred.
+//!   that an origin which closes after 2 ms can be seen alive after 3. So trust is nothing at the start. Measured
+//!   with such an origin, 16 callers, a debug build: with a trust of 0.5 ms at the start, 4 of 14,000 POSTs failed;
+//!   with none, 0 of 14,000. Of 16,000 more on two cores with four busy loops, 4 failed, all of them on *new*
+//!   connections that the origin had closed between our look and our write; no policy of reuse can help there.
 //! * Each idle connection is looked at once a second; and when a POST finds only ones it may not use, the oldest is
-//!   looked at there and then. So a busy pool learns within 50 ms, at the price of some extra connections.
+//!   looked at there and then. So a busy pool learns within 50 ms, at the price of some extra connections; and
+//!   where the pool is full, the oldest is not the one that is given up, since it is the one to learn from.
 //! * Where a connection is seen closed after an idle time t, all that was seen beyond t is forgotten, and trust is
 //!   t/2 or less. If it was no idle timer that closed it (a restart, say), later looks build trust up again.
 //! * A connection that goes from one request straight to another that waited for it was not idle at all.

@@ -1,6 +1,7 @@
 //! Hosts that cannot be reached, and what is tried instead.
 
 use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::origin::Origin;
@@ -45,12 +46,46 @@ async fn a_host_that_comes_back_is_used_again() {
     assert!(get(&upstream).await.is_err());
     let listener = TcpListener::bind(address).await.unwrap();
     let (reply, ()) = tokio::join!(get(&upstream), async {
-        let (tcp, _) = listener.accept().await.unwrap();
-        tcp.writable().await.unwrap();
-        assert_eq!(tcp.try_write(OK.as_bytes()).unwrap(), OK.len());
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut request = [0; 512];
+        assert!(tcp.read(&mut request).await.unwrap() > 0);
+        tcp.write_all(OK.as_bytes()).await.unwrap();
     });
     assert_eq!(reply.unwrap().body, Ok(b"ok".to_vec()));
     assert!(upstream.inner.hosts[0].health.cause().is_none());
+}
+
+#[tokio::test]
+async fn new_connections_that_are_closed_at_once_are_no_use_and_get_nothing() {
+    let origin = Origin::start(|_peer| async {}).await;
+    let upstream = upstream(origin.address);
+    // Until the close arrives a connection looks good, so the request may have been sent on one.
+    let reply = post(&upstream, b"x").await;
+    assert!(matches!(
+        reply,
+        Err(SendError::ClosedBeforeReply | SendError::Unreachable(ConnectError::Closed))
+    ));
+    assert!(origin.seen.connections() <= 4);
+}
+
+#[tokio::test]
+async fn what_is_said_before_a_request_is_no_reply() {
+    let origin = Origin::start(|mut peer| async move {
+        peer.say(OK).await;
+        peer.closed().await;
+    })
+    .await;
+    let upstream = upstream(origin.address);
+    let mut connection = upstream.inner.hosts[0].acquire(pool::Choice::New).await;
+    // Whether the bytes are there in time is not ours to say; once they are, they are noticed.
+    if let Ok(connection) = &mut connection {
+        while connection.socket.probe() == socket::Probe::Alive {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(connection.socket.probe(), socket::Probe::Unsolicited);
+    } else {
+        assert_eq!(connection.err(), Some(ConnectError::Closed));
+    }
 }
 
 #[tokio::test]

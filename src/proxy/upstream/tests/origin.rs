@@ -146,6 +146,17 @@ impl Peer {
         Some(request)
     }
 
+    /// This many bytes, or fewer if the client closes first.
+    pub(super) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count
+            && let Some(byte) = self.byte().await
+        {
+            bytes.push(byte);
+        }
+        bytes
+    }
+
     async fn byte(&mut self) -> Option<u8> {
         let byte = self.stream.read_u8().await.ok()?;
         self.seen.bytes.fetch_add(1, Ordering::Relaxed);

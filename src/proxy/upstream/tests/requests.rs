@@ -149,15 +149,14 @@ async fn what_an_origin_said_before_it_hung_up_on_the_body_is_delivered() {
 #[tokio::test]
 async fn an_interim_reply_does_not_stop_the_body() {
     let origin = Origin::start(|mut peer| async move {
+        peer.request_head().await;
         peer.say("HTTP/1.1 100 Continue\r\n\r\n").await;
-        while peer.request().await.is_some() {
-            peer.say(OK).await;
-        }
+        assert_eq!(peer.bytes(500_000).await.len(), 500_000);
+        peer.say(OK).await;
     })
     .await;
     let reply = post(&upstream(origin.address), &vec![1; 500_000]).await.unwrap();
     assert_eq!(reply.body, Ok(b"ok".to_vec()));
-    assert_eq!(origin.seen.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -131,6 +131,22 @@ async fn a_post_rides_an_idle_connection_only_once_one_was_seen_alive() {
 }
 
 #[tokio::test]
+async fn a_pool_that_is_busy_with_posts_and_always_full_learns_all_the_same() {
+    let origin = Origin::replying(OK).await;
+    let mut settings = settings(vec![host(origin.address)]);
+    settings.idle_connections_max = 3;
+    let upstream = upstream_with(&settings);
+    let until = Instant::now() + Duration::from_secs(10);
+    let caller = || async {
+        while upstream.stats().reused.value() == 0 && Instant::now() < until {
+            post(&upstream, b"x").await.unwrap();
+        }
+    };
+    join_all((0..8).map(|_| caller())).await;
+    assert!(upstream.stats().reused.value() > 0);
+}
+
+#[tokio::test]
 async fn a_reply_that_began_forbids_a_second_try() {
     let origin = Origin::start(|mut peer| async move {
         peer.request().await;
