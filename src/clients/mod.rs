@@ -88,21 +88,21 @@ impl Clients {
         bool::from(client.key_sha256.ct_eq(&digest)).then_some(client)
     }
 
-    /// The client and the account that `placeholder` stands for, if weigate made it for a client that is still there
-    /// with the same key, and it has not expired at `now`.
+    /// The client and the account that `placeholder` stands for and when it expires, if weigate made it for a client
+    /// that is still there with the same key, and it has not expired at `now`.
     pub fn by_placeholder(
         &self,
         placeholder: &str,
         now: UnixSeconds,
-    ) -> Result<(&Arc<Client>, AccountName), PlaceholderError> {
+    ) -> Result<(&Arc<Client>, AccountName, UnixSeconds), PlaceholderError> {
         let claims = Placeholder::parse(placeholder)?;
         let client = match &self.callers {
             Callers::Anonymous(client) => (client.name == *claims.client()).then_some(client),
             Callers::Known { by_name, .. } => by_name.get(claims.client()),
         };
         let client = client.ok_or(PlaceholderError::Forged)?;
-        let account = claims.verify(&self.signer, &client.key_sha256, now)?;
-        Ok((client, account))
+        let (account, expires_at) = claims.verify(&self.signer, &client.key_sha256, now)?;
+        Ok((client, account, expires_at))
     }
 
     /// A placeholder for `client` and `account`, good for [`PLACEHOLDER_LIVES`] from `now`.
@@ -146,17 +146,17 @@ impl Client {
         }
     }
 
-    /// Its account, if it has only one; `of_all` are the configured ones.
+    /// Its account, if it has only one; `of_all` is the only one that is configured.
     pub fn only_account<'a>(
         &'a self,
-        mut of_all: impl Iterator<Item = &'a AccountName>,
+        of_all: impl FnOnce() -> Option<&'a AccountName>,
     ) -> Option<&'a AccountName> {
         match &self.accounts {
             Accounts::These(accounts) => match accounts.as_slice() {
                 [only] => Some(only),
                 _ => None,
             },
-            Accounts::All => of_all.next().filter(|_| of_all.next().is_none()),
+            Accounts::All => of_all(),
         }
     }
 

@@ -145,18 +145,18 @@ impl Placeholder {
         &self.client
     }
 
-    /// The account it names, once signature (in constant time) and expiry have been checked.
+    /// The account it names and when it expires, once signature (in constant time) and expiry have been checked.
     pub fn verify(
         self,
         signer: &Signer,
         key_sha256: &[u8; 32],
         now: UnixSeconds,
-    ) -> Result<AccountName, PlaceholderError> {
+    ) -> Result<(AccountName, UnixSeconds), PlaceholderError> {
         let mac = signer.mac(&self.signed, key_sha256);
         mac.verify_slice(&self.signature).map_err(|_| PlaceholderError::Forged)?;
         if now >= self.expires_at {
             return Err(PlaceholderError::Expired);
         }
-        Ok(self.account)
+        Ok((self.account, self.expires_at))
     }
 }

@@ -63,7 +63,7 @@ fn a_placeholder_stands_for_its_client_and_account_until_it_expires() {
     assert!((40..=512).contains(&placeholder.len()), "{}", placeholder.len());
     assert!(placeholder.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
 
-    let (found, shop) = clients.by_placeholder(&placeholder, NOW).unwrap();
+    let (found, shop, _) = clients.by_placeholder(&placeholder, NOW).unwrap();
     assert_eq!((found.name.as_str(), shop.as_str()), ("orders", "shop"));
     let last = UnixSeconds(NOW.plus(PLACEHOLDER_LIVES).0 - 1);
     assert!(clients.by_placeholder(&placeholder, last).is_ok());

@@ -8,16 +8,25 @@
 //!
 //! Where no clients are configured, every caller is `anonymous` and a credential is only read for the account that a
 //! placeholder names.
+//!
+//! # Why a connection remembers
+//!
+//! Clients keep connections, and send the same credential on each request of one. Comparing it with the last one
+//! that was good costs a tenth of judging it again. What is remembered is good for one configuration only.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
 
 use super::refusal::Refusal;
 use super::route::Target;
+use super::worker::View;
 use crate::clients::{Client, Clients, Placeholder, PlaceholderError};
 use crate::types::{AccountName, UnixSeconds};
 use crate::wechat::paths::Need;
@@ -25,91 +34,131 @@ use crate::wechat::query;
 
 /// Who sent a request.
 #[derive(Debug)]
-pub(super) struct Caller<'a> {
-    pub(super) client: &'a Arc<Client>,
+pub(super) struct Caller {
+    pub(super) client: Arc<Client>,
     /// The account, where the credential was a placeholder.
     pub(super) account: Option<AccountName>,
     /// Whether the credential came as `access_token`, which then never leaves.
     pub(super) is_by_access_token: bool,
+    /// Where a placeholder said so: its end.
+    good_until: Option<UnixSeconds>,
+}
+
+/// The last credential that was good on a connection, and whose it was.
+#[derive(Debug, Default)]
+pub(super) struct Remembered(RefCell<Option<Known>>);
+
+struct Known {
+    view: Rc<View>,
+    /// The field is kept as it came, the parameter is copied.
+    authorization: Option<HeaderValue>,
+    access_token: Option<Zeroizing<Box<str>>>,
+    caller: Rc<Caller>,
 }
 
 /// Finds the client.
-pub(super) fn authenticate<'a>(
-    clients: &'a Clients,
+pub(super) fn authenticate(
+    view: &Rc<View>,
     headers: &HeaderMap,
     target: &Target<'_>,
-) -> Result<Caller<'a>, Refusal> {
-    let token = match target.judged.need {
+    remembered: &Remembered,
+) -> Result<Rc<Caller>, Refusal> {
+    let authorization = headers.get(AUTHORIZATION);
+    let access_token = match target.judged.need {
         // There, `access_token` belongs to the user or to another application.
         Need::UserToken | Need::Untouched => None,
         Need::Token | Need::TokenCall(_) | Need::Secret | Need::AppId | Need::AppSecret => {
             target.parameters.access_token
         }
     };
-    if let Some(client) = clients.anonymous() {
-        // A placeholder that is not good any more is no credential, only a hint that went stale.
-        let account = token.and_then(|token| clients.by_placeholder(token, UnixSeconds::now()).ok());
-        let is_by_access_token = false;
-        return Ok(Caller { client, account: account.map(|(_, account)| account), is_by_access_token });
+    if let Some(caller) = remembered.recall(view, authorization, access_token) {
+        return Ok(caller);
     }
-    if let Some(header) = headers.get(AUTHORIZATION) {
-        let client = header.to_str().ok().and_then(|text| by_authorization(clients, text));
-        let client = client.ok_or(Refusal::Unauthenticated("the key in Authorization is not known"))?;
-        let account = token.and_then(|token| account_of_same(clients, client, token));
-        return Ok(Caller { client, account, is_by_access_token: false });
-    }
-    if let Some(token) = token {
-        return by_access_token(clients, token);
-    }
-    if target.judged.need == Need::Secret
-        && let Some(client) =
-            target.parameters.secret.and_then(query::decode).and_then(|key| by_key(clients, &key))
+    let clients = &view.snapshot.clients;
+    if authorization.is_none()
+        && access_token.is_none()
+        && clients.anonymous().is_none()
+        && let Some(caller) = by_secret(clients, target)
     {
-        return Ok(Caller { client, account: None, is_by_access_token: false });
+        return Ok(Rc::new(caller));
     }
-    Err(Refusal::Unauthenticated(
-        "no client key: send Authorization: Bearer KEY, or access_token= with a key or a placeholder",
-    ))
+    let caller = Rc::new(judge(clients, authorization, access_token)?);
+    remembered.keep(view, authorization, access_token, &caller);
+    Ok(caller)
 }
 
-fn by_key<'a>(clients: &'a Clients, key: &str) -> Option<&'a Arc<Client>> {
-    clients.by_key(key)
+fn judge(
+    clients: &Clients,
+    authorization: Option<&HeaderValue>,
+    access_token: Option<&str>,
+) -> Result<Caller, Refusal> {
+    if let Some(client) = clients.anonymous() {
+        // A placeholder that is not good any more is no credential, only a hint that went stale.
+        let hint = access_token.and_then(|token| clients.by_placeholder(token, UnixSeconds::now()).ok());
+        let (account, good_until) = hint.map(|(_, account, until)| (account, until)).unzip();
+        return Ok(Caller { client: Arc::clone(client), account, is_by_access_token: false, good_until });
+    }
+    if let Some(header) = authorization {
+        let found = header.to_str().ok().and_then(|text| by_authorization(clients, text));
+        let mut caller = found.ok_or(Refusal::Unauthenticated("the key in Authorization is not known"))?;
+        // A placeholder beside the key says which account, if it is the same client's.
+        if let Some(token) = access_token.filter(|token| Placeholder::is_one(token))
+            && let Ok((client, account, until)) = clients.by_placeholder(token, UnixSeconds::now())
+            && Arc::ptr_eq(client, &caller.client)
+        {
+            caller.account = Some(account);
+            caller.good_until = Some(until);
+        }
+        return Ok(caller);
+    }
+    match access_token {
+        Some(token) => by_access_token(clients, token),
+        None => Err(Refusal::Unauthenticated(
+            "no client key: send Authorization: Bearer KEY, or access_token= with a key or a placeholder",
+        )),
+    }
 }
 
 /// `Bearer KEY`, `Basic base64(any:KEY)`; the scheme in any case (RFC 9110 §11.1).
-fn by_authorization<'a>(clients: &'a Clients, text: &str) -> Option<&'a Arc<Client>> {
+fn by_authorization(clients: &Clients, text: &str) -> Option<Caller> {
     let (scheme, rest) = text.split_once(' ')?;
     let rest = rest.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
         // A placeholder is a credential wherever an SDK puts it.
         if Placeholder::is_one(rest) {
-            return clients.by_placeholder(rest, UnixSeconds::now()).ok().map(|(client, _)| client);
+            return by_placeholder(clients, rest).ok();
         }
-        return clients.by_key(rest);
+        return clients.by_key(rest).map(Caller::by_key);
     }
     if scheme.eq_ignore_ascii_case("basic") {
-        let decoded = zeroize::Zeroizing::new(STANDARD.decode(rest).ok()?);
+        let decoded = Zeroizing::new(STANDARD.decode(rest).ok()?);
         let (_, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        return clients.by_key(key);
+        return clients.by_key(key).map(Caller::by_key);
     }
     None
 }
 
-fn by_access_token<'a>(clients: &'a Clients, token: &str) -> Result<Caller<'a>, Refusal> {
+fn by_access_token(clients: &Clients, token: &str) -> Result<Caller, Refusal> {
     if Placeholder::is_one(token) {
-        let found = clients.by_placeholder(token, UnixSeconds::now());
-        let (client, account) = found.map_err(|error| Refusal::Unauthenticated(placeholder_line(error)))?;
-        return Ok(Caller { client, account: Some(account), is_by_access_token: true });
+        let found = by_placeholder(clients, token);
+        let caller = found.map_err(|error| Refusal::Unauthenticated(placeholder_line(error)))?;
+        return Ok(Caller { is_by_access_token: true, ..caller });
     }
-    let client = clients.by_key(token).or_else(|| query::decode(token).and_then(|key| by_key(clients, &key)));
+    let decoded = || query::decode(token).map(Zeroizing::new);
+    let client = clients.by_key(token).or_else(|| clients.by_key(&decoded()?));
     let client = client.ok_or(Refusal::Unauthenticated("access_token= is not a known key or placeholder"))?;
-    Ok(Caller { client, account: None, is_by_access_token: true })
+    Ok(Caller { is_by_access_token: true, ..Caller::by_key(client) })
 }
 
-/// The account of a placeholder that came beside a key, if it is the same client's.
-fn account_of_same(clients: &Clients, client: &Arc<Client>, token: &str) -> Option<AccountName> {
-    let (found, account) = clients.by_placeholder(token, UnixSeconds::now()).ok()?;
-    Arc::ptr_eq(found, client).then_some(account)
+fn by_placeholder(clients: &Clients, text: &str) -> Result<Caller, PlaceholderError> {
+    let (client, account, until) = clients.by_placeholder(text, UnixSeconds::now())?;
+    Ok(Caller { account: Some(account), good_until: Some(until), ..Caller::by_key(client) })
+}
+
+fn by_secret(clients: &Clients, target: &Target<'_>) -> Option<Caller> {
+    let secret = target.parameters.secret.filter(|_| target.judged.need == Need::Secret)?;
+    let key = Zeroizing::new(query::decode(secret)?);
+    clients.by_key(&key).map(Caller::by_key)
 }
 
 fn placeholder_line(error: PlaceholderError) -> &'static str {
@@ -118,5 +167,55 @@ fn placeholder_line(error: PlaceholderError) -> &'static str {
         PlaceholderError::NotOne | PlaceholderError::Forged => {
             "the placeholder is not one of ours, or its client or key is gone"
         }
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    fn by_key(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), account: None, is_by_access_token: false, good_until: None }
+    }
+}
+
+// === impl Remembered ===
+
+impl Remembered {
+    fn recall(
+        &self,
+        view: &Rc<View>,
+        authorization: Option<&HeaderValue>,
+        access_token: Option<&str>,
+    ) -> Option<Rc<Caller>> {
+        let known = self.0.borrow();
+        let known = known.as_ref()?;
+        let is_same = Rc::ptr_eq(&known.view, view)
+            && known.authorization.as_ref() == authorization
+            && known.access_token.as_ref().map(|token| &***token) == access_token
+            && known.caller.good_until.is_none_or(|until| UnixSeconds::now() < until);
+        is_same.then(|| Rc::clone(&known.caller))
+    }
+
+    fn keep(
+        &self,
+        view: &Rc<View>,
+        authorization: Option<&HeaderValue>,
+        access_token: Option<&str>,
+        caller: &Rc<Caller>,
+    ) {
+        // A field cut out of the head's buffer would keep the whole buffer.
+        let copy = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+        *self.0.borrow_mut() = Some(Known {
+            view: Rc::clone(view),
+            authorization: authorization.and_then(copy),
+            access_token: access_token.map(|token| Zeroizing::new(token.into())),
+            caller: Rc::clone(caller),
+        });
+    }
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known").field("client", &self.caller.client.name).finish_non_exhaustive()
     }
 }

@@ -10,35 +10,44 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::authenticate::authenticate;
+use super::authenticate::{Remembered, authenticate};
 use super::body::{self, ReplyBody};
 use super::forward::Forward;
 use super::refusal::Refusal;
 use super::route::{Route, Target};
-use super::upstream::{BodyError, SendError, UpstreamBody};
+use super::upstream::{BodyError, SendError, Upstream, UpstreamBody};
 use super::vitals::Vitals;
 use super::worker::{RouteEntry, View, Worker};
 use super::{head, headers, inspect, local, respond};
 use crate::clients::InFlight;
 use crate::telemetry::log::{ACCESS, Cut};
 use crate::token::Renewal;
-use crate::types::RequestId;
+use crate::types::{Generation, RequestId};
 use crate::wechat::paths::Need;
 use crate::wechat::{ErrCode, envelope};
 
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) vitals: Rc<Vitals>,
+    pub(super) remembered: Remembered,
+}
+
 /// Answers a request, whatever happens.
 pub(super) async fn handle(
-    worker: Rc<Worker>,
-    vitals: Rc<Vitals>,
+    connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let (head, incoming) = request.into_parts();
+    let worker = &*connection.worker;
     let view = worker.view();
-    let mut exchange = Exchange::begin(&worker, vitals, &head);
-    let way = Way { worker: &worker, view: &view, head: &head };
+    let mut exchange = Box::new(Exchange::begin(&connection, &head));
+    let way = Way { worker, view: &view, head: &head, remembered: &connection.remembered };
     let mut response = match way.carry(incoming, &mut exchange).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -51,15 +60,15 @@ pub(super) async fn handle(
     if worker.is_draining.get() && head.version <= Version::HTTP_11 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let exchange = Box::new(exchange);
     response.body_mut().ends(exchange);
     Ok(response)
 }
 
 struct Way<'a> {
-    worker: &'a Rc<Worker>,
-    view: &'a View,
+    worker: &'a Worker,
+    view: &'a Rc<View>,
     head: &'a Parts,
+    remembered: &'a Remembered,
 }
 
 // === impl Way ===
@@ -77,15 +86,20 @@ impl Way<'_> {
         }
         let target = Target::of(&self.head.uri)?;
         if let Need::TokenCall(call) = target.judged.need {
-            return local::token_call(call, snapshot, &target, self.head, incoming, exchange.id).await;
+            let answer = local::token_call(call, snapshot, &target, self.head, incoming, exchange.id);
+            return Box::pin(answer).await;
         }
-        let caller = authenticate(&snapshot.clients, &self.head.headers, &target)?;
+        let caller = authenticate(self.view, &self.head.headers, &target, self.remembered)?;
         exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
         let route = Route::choose(snapshot, &target, &caller)?;
-        let entry = self.view.route(&self.worker.counts, caller.client, route.account);
+        let entry = self.view.route(&self.worker.counts, &caller.client, route.account);
         exchange.route = Some(Rc::clone(&entry));
 
-        let mut body = body::receive(incoming, self.body_limits(caller.client)).await?;
+        let mut body = match incoming.is_end_stream() {
+            true => body::RequestBody::EMPTY,
+            // What only some requests need stands apart, so that the others do not carry its state.
+            false => Box::pin(body::receive(incoming, self.body_limits(&caller.client))).await?,
+        };
         let deadline = exchange.deadline(&body, snapshot.limits.request);
         let forward = Forward {
             head: self.head,
@@ -110,25 +124,7 @@ impl Way<'_> {
         if !code.is_some_and(envelope::is_token_invalid) || !body.is_held() {
             return Ok(exchange.pass_on(first));
         }
-
-        // WeChat turns a bad token away before it acts, so even a POST may go twice.
-        let path = path_hash(target.path);
-        if account_token.quiet(path, Instant::now()) {
-            return Ok(exchange.pass_on(first));
-        }
-        let newer = match account_token.newer_than(token.generation, deadline).await {
-            Renewal::Newer(newer) => newer,
-            Renewal::Same => {
-                account_token.hush(path, Instant::now());
-                return Ok(exchange.pass_on(first));
-            }
-            Renewal::Failed => return Ok(exchange.pass_on(first)),
-        };
-        first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
-        exchange.goes_once_more();
-        let mut second = forward.send(upstream, &mut body, Some(&newer.access_token), deadline).await?;
-        exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
-        Ok(exchange.pass_on(second))
+        Box::pin(once_more(&forward, upstream, body, first, token.generation, deadline, exchange)).await
     }
 
     fn body_limits(&self, client: &crate::clients::Client) -> body::Limits<'_> {
@@ -137,6 +133,37 @@ impl Way<'_> {
             ..body::Limits::of(&self.view.snapshot)
         }
     }
+}
+
+/// The second try: with a newer token, if there is one. WeChat turns a bad token away before it acts, so even a POST
+/// may go twice. Whatever comes back is passed on.
+async fn once_more(
+    forward: &Forward<'_>,
+    upstream: &Upstream,
+    mut body: body::RequestBody,
+    first: Response<UpstreamBody>,
+    failed: Generation,
+    deadline: Instant,
+    exchange: &mut Exchange,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let account_token = &forward.account.token;
+    let path = path_hash(forward.target.path);
+    if account_token.quiet(path, Instant::now()) {
+        return Ok(exchange.pass_on(first));
+    }
+    let newer = match account_token.newer_than(failed, deadline).await {
+        Renewal::Newer(newer) => newer,
+        Renewal::Same => {
+            account_token.hush(path, Instant::now());
+            return Ok(exchange.pass_on(first));
+        }
+        Renewal::Failed => return Ok(exchange.pass_on(first)),
+    };
+    first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
+    exchange.goes_once_more();
+    let mut second = forward.send(upstream, &mut body, Some(&newer.access_token), deadline).await?;
+    exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
+    Ok(exchange.pass_on(second))
 }
 
 /// `OPTIONS *` asks what the server can do (RFC 9110 §9.3.7); the server is us.
@@ -178,17 +205,17 @@ pub(crate) struct Exchange {
     ending: &'static str,
     route: Option<Rc<RouteEntry>>,
     permit: Option<InFlight>,
-    worker: Rc<Worker>,
-    vitals: Rc<Vitals>,
+    connection: Rc<Connection>,
 }
 
 // === impl Exchange ===
 
 impl Exchange {
-    fn begin(worker: &Rc<Worker>, vitals: Rc<Vitals>, head: &Parts) -> Self {
+    fn begin(connection: &Rc<Connection>, head: &Parts) -> Self {
         let started_at = Instant::now();
+        let worker = &connection.worker;
         worker.counts.requests_begun.one();
-        vitals.request_begins(started_at);
+        connection.vitals.request_begins(started_at);
         Self {
             id: worker.name_request(),
             started_at,
@@ -204,8 +231,7 @@ impl Exchange {
             ending: "client_gone",
             route: None,
             permit: None,
-            worker: Rc::clone(worker),
-            vitals,
+            connection: Rc::clone(connection),
         }
     }
 
@@ -226,7 +252,7 @@ impl Exchange {
     }
 
     fn refused(&mut self, refusal: &Refusal) {
-        self.worker.counts.refused(refusal.word());
+        self.connection.worker.counts.refused(refusal.word());
         if let Some(route) = &self.route {
             route.counts.refused.one();
         }
@@ -235,7 +261,7 @@ impl Exchange {
 
     fn pass_on(&mut self, reply: Response<UpstreamBody>) -> Response<ReplyBody> {
         let upstream_time = self.started_at.elapsed();
-        self.worker.counts.upstream_time.observe(upstream_time);
+        self.connection.worker.counts.upstream_time.observe(upstream_time);
         self.upstream_time = Some(upstream_time);
         if let Some(route) = &self.route {
             route.counts.passed.one();
@@ -291,11 +317,13 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.worker.counts.requests_ended.one();
-        self.worker.counts.request_time.observe(self.started_at.elapsed());
-        self.vitals.request_ends();
+        let Connection { worker, vitals, .. } = &*self.connection;
+        let now = Instant::now();
+        worker.counts.requests_ended.one();
+        worker.counts.request_time.observe(now.saturating_duration_since(self.started_at));
+        vitals.request_ends(now);
         let is_loggable = match &self.refusal {
-            Some(_) => self.worker.may_log_refusal(self.started_at),
+            Some(_) => worker.may_log_refusal(self.started_at),
             None => tracing::enabled!(target: ACCESS, tracing::Level::DEBUG),
         };
         if is_loggable {

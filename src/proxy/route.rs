@@ -65,7 +65,7 @@ impl<'a> Target<'a> {
 
 impl<'a> Route<'a> {
     /// What is taken out of the query before it is sent.
-    pub(super) fn dropped(&self, caller: &Caller<'_>) -> Drop {
+    pub(super) fn dropped(&self, caller: &Caller) -> Drop {
         let (access_token, login) = match self.need {
             Need::Token | Need::AppId => (true, false),
             Need::Secret | Need::AppSecret | Need::TokenCall(_) => (true, true),
@@ -80,7 +80,7 @@ impl<'a> Route<'a> {
     pub(super) fn choose(
         snapshot: &'a Snapshot,
         target: &Target<'_>,
-        caller: &Caller<'a>,
+        caller: &Caller,
     ) -> Result<Self, Refusal> {
         let account = account(snapshot, target, caller)?;
         let path = &target.judged.decoded;
@@ -107,7 +107,7 @@ impl<'a> Route<'a> {
 fn account<'a>(
     snapshot: &'a Snapshot,
     target: &Target<'_>,
-    caller: &Caller<'a>,
+    caller: &Caller,
 ) -> Result<&'a Arc<Account>, Refusal> {
     let account = if let Some(name) = &caller.account {
         snapshot.account(name)
@@ -120,7 +120,7 @@ fn account<'a>(
     {
         by_app_id(snapshot, app_id)
     } else {
-        let only = caller.client.only_account(snapshot.names()).ok_or(Refusal::AccountUnknown)?;
+        let only = caller.client.only_account(|| snapshot.only_name()).ok_or(Refusal::AccountUnknown)?;
         snapshot.account(only)
     };
     account.filter(|account| caller.client.may_use(&account.name)).ok_or(Refusal::AccountForbidden)

@@ -56,8 +56,8 @@ impl Snapshot {
         self.by_app_id.get(app_id)
     }
 
-    /// All names, in no order.
-    pub fn names(&self) -> impl Iterator<Item = &AccountName> {
-        self.by_name.keys()
+    /// The name of the only account, if there is only one.
+    pub fn only_name(&self) -> Option<&AccountName> {
+        self.by_name.keys().next().filter(|_| self.by_name.len() == 1)
     }
 }

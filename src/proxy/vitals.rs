@@ -101,11 +101,11 @@ impl Vitals {
     }
 
     /// A request has ended, its reply handed over.
-    pub(super) fn request_ends(&self) {
+    pub(super) fn request_ends(&self, now: Instant) {
         let left = self.in_flight.get().saturating_sub(1);
         self.in_flight.set(left);
         if left == 0 && self.state.get() == State::Busy {
-            self.enter(State::Idle, Instant::now());
+            self.enter(State::Idle, now);
         }
     }
 

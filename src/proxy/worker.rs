@@ -300,7 +300,8 @@ impl RouteEntry {
         deadline: Instant,
     ) -> Result<Rc<Token>, NoToken> {
         let Some(current) = of.current(now) else {
-            return of.wait(deadline).await.map(|token| Rc::new(Token::clone(&token)));
+            let waited = Box::pin(of.wait(deadline)).await?;
+            return Ok(Rc::new(Token::clone(&waited)));
         };
         let mut last = self.token.borrow_mut();
         if let Some(last) = last.as_ref().filter(|last| last.generation == current.generation) {

@@ -22,8 +22,9 @@ use tokio_rustls::TlsAcceptor;
 pub(super) use io::Listener;
 use io::{ClientIo, Plain};
 
+use super::authenticate::Remembered;
 use super::body::ReplyBody;
-use super::handle::handle;
+use super::handle::{Connection, handle};
 use super::vitals::{Ending, Vitals};
 use super::worker::Worker;
 
@@ -136,9 +137,12 @@ fn service(
     Error = Infallible,
     Future = impl Future<Output = Result<Response<ReplyBody>, Infallible>> + use<>,
 > + use<> {
-    let worker = Rc::clone(worker);
-    let vitals = Rc::clone(vitals);
-    service_fn(move |request| handle(Rc::clone(&worker), Rc::clone(&vitals), request))
+    let connection = Rc::new(Connection {
+        worker: Rc::clone(worker),
+        vitals: Rc::clone(vitals),
+        remembered: Remembered::default(),
+    });
+    service_fn(move |request| handle(Rc::clone(&connection), request))
 }
 
 async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {

@@ -15,7 +15,7 @@
 //!
 //! * A request is sent at most once, with two exceptions in which that is safe: a host that could not be connected
 //!   to was sent nothing, so the next address and then the next host are tried, for any method; and a GET or HEAD
-//!   whose *reused* connection died without a single byte of a reply is sent again, once, on a new connection
+//!   whose connection died without a single byte of a reply is sent again, once, on a new connection
 //!   (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
 //! * A reply that could be read in two ways is refused, and bytes beyond a reply never become another reply: the
 //!   connection they came on is closed (RFC 9112 §6.3, §11.2).
@@ -218,9 +218,8 @@ impl Upstream {
             Repeat::Now => Choice::New,
         };
         let connection = host.acquire(choice).await.map_err(SendError::Unreachable)?;
-        let was_reused = connection.was_idle.is_some();
         match self.attempt(connection, host, request).await {
-            Err(SendError::ClosedBeforeReply) if was_reused && *repeat == Repeat::Once => {
+            Err(SendError::ClosedBeforeReply) if *repeat == Repeat::Once => {
                 *repeat = Repeat::Now;
             }
             done => return done,
@@ -256,7 +255,7 @@ impl Upstream {
     }
 }
 
-/// Whether a request may be sent again when a reused connection died without a byte of a reply.
+/// Whether a request may be sent again when its connection died without a byte of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repeat {
     Never,

@@ -22,7 +22,7 @@ pub struct Stats {
     pub idle_closed: Counter,
     /// Idle connections dropped because bytes came that nobody had asked for.
     pub unsolicited: Counter,
-    /// GET and HEAD requests sent again because a reused connection died without a byte of a reply.
+    /// GET and HEAD requests sent again because their connection died without a byte of a reply.
     pub stale_retries: Counter,
     /// Replies that came before the whole request was sent.
     pub early_replies: Counter,
