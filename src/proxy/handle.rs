@@ -95,10 +95,11 @@ impl Way<'_> {
         let entry = self.view.route(&self.worker.counts, &caller.client, route.account);
         exchange.route = Some(Rc::clone(&entry));
 
-        let mut body = match incoming.is_end_stream() {
-            true => body::RequestBody::EMPTY,
+        let mut body = if incoming.is_end_stream() {
+            body::RequestBody::EMPTY
+        } else {
             // What only some requests need stands apart, so that the others do not carry its state.
-            false => Box::pin(body::receive(incoming, self.body_limits(&caller.client))).await?,
+            Box::pin(body::receive(incoming, self.body_limits(&caller.client))).await?
         };
         let deadline = exchange.deadline(&body, snapshot.limits.request);
         let forward = Forward {

@@ -11,5 +11,6 @@ mod config;
 mod forwarding;
 mod harness;
 mod sandbox;
+mod sdk;
 mod stores;
 mod token_life;
