@@ -1,6 +1,8 @@
 //! Whether a request's head is one that can be served: what hyper, a library for clients and origins alike, leaves
 //! to the proxy above it.
 
+use std::net::Ipv6Addr;
+
 use http::header::{HOST, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -51,12 +53,21 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
 
 /// `host`, `host:port`, `[v6]:port`; empty is allowed (RFC 9112 §3.2: a target without an authority).
 fn is_authority(text: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
-    let Ok(text) = std::str::from_utf8(text) else { return false };
-    if text.is_empty() {
-        return true;
-    }
-    text.bytes().all(|byte| plain(&byte)) && text.parse::<http::uri::Authority>().is_ok()
+    let (host, port) = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let (address, port) = rest.split_at(end);
+            let is_address = std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            (if is_address { &b"v6"[..] } else { &b"/"[..] }, port.get(1..).unwrap_or_default())
+        }
+        None => text.split_at(text.iter().position(|byte| *byte == b':').unwrap_or(text.len())),
+    };
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_port = match port.split_first() {
+        None => true,
+        Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+    };
+    is_port && host.iter().all(is_plain) && (!host.is_empty() || text.is_empty())
 }
 
 fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
@@ -82,7 +93,9 @@ mod tests {
             check_head(|r| r.uri("/").header("host", "a").header("host", "a")),
             Err("more than one Host")
         );
-        for bad in ["a b", "a/b", "a@b", "a,b", "a:b:c", "[::1", "\u{e9}"] {
+        for bad in
+            ["a b", "a/b", "a@b", "a,b", "a:b", "a:1:2", ":80", "[::1", "[x]", "[::1]x", "a:123456", "\u{e9}"]
+        {
             assert_eq!(check_head(|r| r.uri("/").header("host", bad)), Err("not a valid Host"), "{bad}");
         }
         for good in ["a", "a:80", "[::1]:80", "127.0.0.1", ""] {

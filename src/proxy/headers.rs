@@ -18,8 +18,11 @@ impl Nominated {
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let mut names = Vec::new();
         for value in headers.get_all(CONNECTION) {
+            if is_usual(value.as_bytes()) {
+                continue;
+            }
             let listed = value.to_str().unwrap_or_default().split(',').map(str::trim);
-            names.extend(listed.filter(|name| !is_usual(name)).map(str::to_ascii_lowercase));
+            names.extend(listed.filter(|name| !is_usual(name.as_bytes())).map(str::to_ascii_lowercase));
         }
         Self(names)
     }
@@ -29,8 +32,8 @@ impl Nominated {
     }
 }
 
-fn is_usual(name: &str) -> bool {
-    name.is_empty() || name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close")
+fn is_usual(name: &[u8]) -> bool {
+    name.is_empty() || name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
 }
 
 /// Appends the fields of a request that travel on, as `name: value` lines.

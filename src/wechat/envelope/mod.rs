@@ -6,9 +6,14 @@
 //!
 //! It knows nothing of what a code asks for; see [`is_token_invalid`] for the one question a request's way has.
 
+use std::sync::LazyLock;
+
 use memchr::memmem;
 
 use super::ErrCode;
+
+/// Built once: building a searcher costs more than a search of a kilobyte.
+static ERRCODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\"errcode\""));
 
 /// Whether WeChat refused an API call because its `access_token` is not, or no longer, good.
 ///
@@ -26,7 +31,7 @@ pub fn is_token_invalid(code: ErrCode) -> bool {
 /// `None`.
 pub fn errcode(head: &[u8]) -> Option<ErrCode> {
     // Nearly every good reply ends here, at some 50 ns.
-    memmem::find(head, b"\"errcode\"")?;
+    ERRCODE.find(head)?;
     let mut scan = Scan { bytes: head, at: 0 };
     scan.skip_bom();
     scan.skip_space();

@@ -55,8 +55,8 @@ enum Known {
 /// Reads the parameters of `query` (without its `?`).
 pub fn parameters(query: &str) -> Parameters<'_> {
     let mut found = Parameters::default();
-    for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for pair in pairs(query) {
+        let (name, value) = name_and_value(pair);
         let slot = match known(name) {
             Some(Known::AccessToken) => &mut found.access_token,
             Some(Known::FromAppid) => &mut found.from_appid,
@@ -77,8 +77,8 @@ pub fn parameters(query: &str) -> Parameters<'_> {
 /// is written when nothing is left.
 pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut impl BufMut) {
     let mut separator = b'?';
-    for pair in query.filter(|query| !query.is_empty()).into_iter().flat_map(|query| query.split('&')) {
-        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+    for pair in query.filter(|query| !query.is_empty()).into_iter().flat_map(pairs) {
+        let (name, _) = name_and_value(pair);
         let dropped = match known(name) {
             Some(Known::AccessToken | Known::AccessTokenLookalike) => drop.access_token,
             Some(Known::FromAppid) => drop.from_appid,
@@ -107,6 +107,26 @@ pub fn decode(raw: &str) -> Option<String> {
     percent_decode_str(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }
 
+/// The parts between ampersands. (`str::split` takes four times as long over parts this short.)
+fn pairs(query: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = text.bytes().position(|byte| byte == b'&');
+        let (pair, after) = match end {
+            Some(end) => (text.get(..end)?, text.get(end + 1..)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(pair)
+    })
+}
+
+fn name_and_value(pair: &str) -> (&str, &str) {
+    let end = pair.bytes().position(|byte| byte == b'=').unwrap_or(pair.len());
+    (pair.get(..end).unwrap_or(pair), pair.get(end + 1..).unwrap_or_default())
+}
+
 fn known(name: &str) -> Option<Known> {
     // The shortest known name has five characters, escaped ones more.
     if name.len() < 5 {
@@ -128,11 +148,15 @@ fn known_decoded(name: &str) -> Option<Known> {
         "appsecret" => Some(Known::AppSecret),
         "component_access_token" => Some(Known::ComponentAccessToken),
         "cloudbase_access_token" => Some(Known::CloudbaseAccessToken),
-        _ => {
-            let stem = name.split_once('[').map_or(name, |(stem, _)| stem);
-            stem.eq_ignore_ascii_case("access_token").then_some(Known::AccessTokenLookalike)
-        }
+        _ => is_lookalike(name).then_some(Known::AccessTokenLookalike),
     }
+}
+
+/// `ACCESS_TOKEN`, `access_token[]`.
+fn is_lookalike(name: &str) -> bool {
+    const TOKEN: &str = "access_token";
+    let stem = name.get(..TOKEN.len()).is_some_and(|stem| stem.eq_ignore_ascii_case(TOKEN));
+    stem && matches!(name.as_bytes().get(TOKEN.len()), None | Some(b'['))
 }
 
 #[cfg(test)]
