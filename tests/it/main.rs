@@ -13,4 +13,5 @@ mod harness;
 mod sandbox;
 mod sdk;
 mod stores;
+mod tidy;
 mod token_life;
