@@ -12,6 +12,7 @@
 
 mod accounts;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::telemetry::metrics::Exposition;
 use crate::token::{Status, TokenHandle};
@@ -55,7 +56,8 @@ pub struct Seen {
     pub write_metrics: WriteMetrics,
 }
 
-/// Operators and their tools are few.
+/// Operators and their tools are few. One connection more, and the oldest is closed: an answer takes no time, so the
+/// oldest is one that idles, and whoever holds idle ones cannot keep a liveness probe out.
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -63,25 +65,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until it is dropped.
 pub async fn serve(listener: Listener, seen: Seen) {
     let seen = Arc::new(seen);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = tokio::task::JoinSet::new();
+    let mut connections = Connections::default();
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
         };
         let seen = Arc::clone(&seen);
         match accepted {
-            Ok(Stream::Tcp(stream)) => drop(connections.spawn(async move {
-                connection(stream, seen).await;
-                drop(permit);
-            })),
-            Ok(Stream::Unix(stream)) => drop(connections.spawn(async move {
-                connection(stream, seen).await;
-                drop(permit);
-            })),
+            Ok(Stream::Tcp(stream)) => connections.spawn(connection(stream, seen)),
+            Ok(Stream::Unix(stream)) => connections.spawn(connection(stream, seen)),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
@@ -90,6 +83,13 @@ pub async fn serve(listener: Listener, seen: Seen) {
 enum Stream {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),
+}
+
+/// The connections that are open, the oldest first. Dropping it closes them all.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    handles: VecDeque<AbortHandle>,
 }
 
 async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Arc<Seen>) {
@@ -168,6 +168,22 @@ fn metrics(seen: &Seen) -> String {
     (seen.write_metrics)(&mut page);
     accounts::write_metrics(&statuses(seen), &mut page);
     page.into_text()
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// Serves one more, and closes the oldest where there are too many.
+    fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.handles.retain(|handle| !handle.is_finished());
+        if self.handles.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = self.handles.pop_front()
+        {
+            oldest.abort();
+        }
+        self.handles.push_back(self.tasks.spawn(connection));
+    }
 }
 
 // === impl Seen ===

@@ -7,6 +7,7 @@
     reason = "a test's helpers may fail as loudly as the test"
 )]
 
+mod admin;
 mod config;
 mod forwarding;
 mod harness;
