@@ -152,8 +152,10 @@ fn readiness(seen: &Seen) -> Response<Full<Bytes>> {
     let mut lines = String::new();
     for status in statuses(seen).iter().filter(|status| !status.alive) {
         let why = status.last.as_ref().map_or("waiting for the first token", |last| last.word);
+        let advice = status.last.as_ref().and_then(|last| last.advice.as_deref());
+        let (colon, advice) = advice.map_or(("", ""), |advice| (": ", advice));
         // Writing to a String cannot fail.
-        let _written = writeln!(lines, "account {} has no live token: {why}", status.account);
+        let _written = writeln!(lines, "account {} has no live token: {why}{colon}{advice}", status.account);
     }
     if lines.is_empty() {
         return text(StatusCode::OK, "ready\n".to_owned());

@@ -238,6 +238,18 @@ impl Binary {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until a line of the log satisfies `is_it`; that line.
+    pub(crate) async fn logged(&self, is_it: impl Fn(&str) -> bool) -> String {
+        let started = tokio::time::Instant::now();
+        loop {
+            if let Some(line) = self.log().lines().find(|line| is_it(line)) {
+                return line.to_owned();
+            }
+            assert!(started.elapsed() < PATIENCE, "not in the log:\n{}", self.log());
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();

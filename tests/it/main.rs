@@ -9,6 +9,7 @@
 
 mod admin;
 mod config;
+mod faults;
 mod forwarding;
 mod harness;
 mod sandbox;
