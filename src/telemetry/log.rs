@@ -40,14 +40,27 @@ pub fn subscriber(settings: &Log) -> impl tracing::Subscriber + Send + Sync + us
     tracing_subscriber::registry().with(layer.with_filter(filter))
 }
 
-/// A text from outside, cut at [`FIELD_BYTES_MAX`] and with control characters escaped.
+/// A text from outside, such as a path: what looks like a credential masked, control characters escaped, cut at
+/// [`FIELD_BYTES_MAX`].
+///
+/// # Why credentials
+///
+/// `/cgi-bin/menu/get&access_token=…` is a slip of the pen that puts a key into the path, and the path is logged. No
+/// path of WeChat's has a word of [`CREDENTIAL_BYTES_MIN`] characters with a digit in it; keys, placeholders, tokens and
+/// AppSecrets are such words.
 #[derive(Clone, Copy)]
 pub struct Cut<'a>(pub &'a str);
+
+/// A word that is this long and has a digit is taken for a credential: an AppSecret has 32.
+const CREDENTIAL_BYTES_MIN: usize = 24;
+
+/// What a client key and a placeholder start with (`clients/key.rs`, `clients/placeholder.rs`): masked whatever their length.
+const CREDENTIAL_PREFIXES: [&str; 2] = ["wgk_", "wgt_"];
 
 impl fmt::Display for Cut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut length = 0;
-        for character in self.0.chars() {
+        for character in masked(self.0) {
             length += character.len_utf8();
             if length > FIELD_BYTES_MAX {
                 return f.write_str("…");
@@ -60,6 +73,25 @@ impl fmt::Display for Cut<'_> {
         }
         Ok(())
     }
+}
+
+/// The text, word by word, without those that look like a credential.
+fn masked(text: &str) -> impl Iterator<Item = char> {
+    text.split_inclusive(|character| !is_of_a_word(character)).flat_map(|word| {
+        let (bare, end) = word.split_at(word.trim_end_matches(|last| !is_of_a_word(last)).len());
+        let shown = if is_credential(bare) { "[masked]" } else { bare };
+        shown.chars().chain(end.chars())
+    })
+}
+
+/// Whether a character may stand in a key, a placeholder, a token or an AppSecret.
+fn is_of_a_word(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.' | '~')
+}
+
+fn is_credential(word: &str) -> bool {
+    let is_long = word.len() >= CREDENTIAL_BYTES_MIN && word.bytes().any(|byte| byte.is_ascii_digit());
+    is_long || CREDENTIAL_PREFIXES.iter().any(|prefix| word.contains(prefix))
 }
 
 impl fmt::Debug for Cut<'_> {

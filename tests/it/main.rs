@@ -14,6 +14,7 @@ mod forwarding;
 mod harness;
 mod sandbox;
 mod sdk;
+mod secrets;
 mod stores;
 mod tidy;
 mod token_life;
