@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Other(error)) => {
-            commands::tell(format_args!("weigate: {error:#}"));
+            commands::tell(format_args!("weigate: {}", commands::chain(&error)));
             ExitCode::FAILURE
         }
     }

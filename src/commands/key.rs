@@ -12,11 +12,12 @@ use super::show;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The client's name: letters, digits, `-`, `_` and `.`
-    name: String,
+    #[arg(value_parser = ClientName::parse)]
+    name: ClientName,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let name = ClientName::parse(&options.name).context("NAME")?;
+    let name = &options.name;
     let key = clients::generate().context("asking the system for random bytes")?;
     let mut digest = String::new();
     for byte in clients::digest(key.expose()) {
@@ -26,6 +27,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "The key of {name}, shown this once; give it to the application as its AppSecret or Bearer key:"
     ))?;
     show(format_args!("\n    {}\n", key.expose()))?;
-    show(format_args!("For proxy.toml (it holds only the key's SHA-256):\n"))?;
-    show(format_args!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"\naccounts = [\"…\"]"))
+    show(format_args!(
+        "For proxy.toml, which holds only the key's SHA-256; `accounts` names those it may use:\n"
+    ))?;
+    show(format_args!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"\naccounts = [\"shop\"]"))
 }

@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weigate::config::{self, Loaded};
 
-/// A reverse proxy for the WeChat API. Applications use it as their base URL in place of
-/// <https://api.weixin.qq.com> and drop all token code: it holds the AppSecret, keeps the `access_token` fresh, and
-/// puts it into every request.
+/// The arguments.
 #[derive(Debug, Parser)]
-#[command(name = "weigate", version, disable_help_subcommand = true, after_help = EXAMPLES)]
+#[command(name = "weigate", version, about = ABOUT, disable_help_subcommand = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -27,12 +26,16 @@ pub(crate) struct Arguments {
     serve: serve::Options,
 }
 
+const ABOUT: &str = "\
+A reverse proxy for the WeChat API. Applications use it as their base URL in place of https://api.weixin.qq.com and \
+drop all token code: it holds the AppSecret, keeps the access_token fresh, and puts it into every request.";
+
 const EXAMPLES: &str = "\
 Examples:
-  weigate serve --sandbox             try it: a built-in WeChat, no credentials, a curl line to paste
-  weigate key orders                  make a client key and the lines for proxy.toml
-  weigate check --online              will it work here? says each cure in words
-  weigate serve --config proxy.toml   the proxy and its admin listener (also without `serve`)
+  weigate serve --sandbox       try it: a built-in WeChat, no credentials, a curl line to paste
+  weigate key orders            make a client key and the lines for proxy.toml
+  weigate check --online        will it work here? says each cure in words
+  weigate -c proxy.toml         the proxy and its admin listener (`serve` may be left out)
 
 Exit codes: 0, 2 bad configuration, 64 bad usage, 1 anything else.";
 
@@ -91,9 +94,30 @@ fn show(line: fmt::Arguments<'_>) -> anyhow::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}").context("writing to stdout")
 }
 
+/// An error and its causes in one line. What a cause says already inside the text above it is not said twice.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 fn load(path: &Path) -> Result<Loaded, Failure> {
-    let loaded = config::load(path).map_err(Failure::Configuration)?;
-    Ok(loaded)
+    let loaded = config::load(path).map_err(Failure::Configuration);
+    if loaded.is_err() && !path.exists() {
+        tell(format_args!("No configuration yet? `weigate serve --sandbox` tries weigate without one."));
+    }
+    loaded
+}
+
+/// The two signals that ask for a stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 /// The runtime of everything but requests: keepers, admin, stores, the sandbox.
@@ -108,6 +132,21 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 // === impl Failure ===

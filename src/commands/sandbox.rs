@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use weigate::sandbox::{Sandbox, SandboxAccount, SandboxOptions};
 
-use super::{loopback, runtime, show};
+use super::{Signals, loopback, runtime, show};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -24,8 +24,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// An account, as APPID:APPSECRET; several allowed [default: wx53616e64626f7801:made-up-sandbox-app-secret]
-    #[arg(long = "account", value_name = "APPID:APPSECRET")]
-    accounts: Vec<String>,
+    #[arg(long = "account", value_name = "APPID:APPSECRET", value_parser = account)]
+    accounts: Vec<SandboxAccount>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -39,13 +39,14 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         control: Some(options.control),
         ..SandboxOptions::default()
     };
-    sandbox_options.accounts = if options.accounts.is_empty() {
-        vec![default_account()]
-    } else {
-        options.accounts.iter().map(|text| account(text)).collect::<anyhow::Result<_>>()?
-    };
+    sandbox_options.accounts =
+        if options.accounts.is_empty() { vec![default_account()] } else { options.accounts.clone() };
     let accounts = sandbox_options.accounts.clone();
-    let sandbox = Sandbox::start(sandbox_options).await.context("starting the sandbox")?;
+    let mut signals = Signals::new()?;
+    let started = Sandbox::start(sandbox_options).await;
+    let sandbox = started.with_context(|| {
+        format!("starting the sandbox at {} (--listen) and {} (--control)", options.listen, options.control)
+    })?;
     if let (Some(path), Some(pem)) = (&options.ca_file, sandbox.ca_pem()) {
         std::fs::write(path, pem).with_context(|| format!("writing {}", path.display()))?;
     }
@@ -56,7 +57,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     for account in &accounts {
         show(format_args!("an account:        appid {} secret {}", account.app_id, account.app_secret))?;
     }
-    tokio::signal::ctrl_c().await.context("waiting for a signal")?;
+    signals.stop().await;
     sandbox.stop().await;
     Ok(())
 }
@@ -66,7 +67,11 @@ pub(crate) fn default_account() -> SandboxAccount {
     SandboxAccount::new("wx53616e64626f7801", "made-up-sandbox-app-secret")
 }
 
-fn account(text: &str) -> anyhow::Result<SandboxAccount> {
-    let (app_id, app_secret) = text.split_once(':').context("--account takes APPID:APPSECRET")?;
-    Ok(SandboxAccount::new(app_id, app_secret))
+fn account(text: &str) -> Result<SandboxAccount, &'static str> {
+    match text.split_once(':') {
+        Some((app_id, app_secret)) if !app_id.is_empty() && !app_secret.is_empty() => {
+            Ok(SandboxAccount::new(app_id, app_secret))
+        }
+        _ => Err("the AppID and the AppSecret, with a colon between them"),
+    }
 }

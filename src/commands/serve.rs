@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use weigate::app::{self, App};
 use weigate::config::{Admin, Config, ListenAddress, Loaded, UpstreamHost};
 use weigate::sandbox::{Sandbox, SandboxOptions};
@@ -14,7 +14,7 @@ use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
 use weigate::{clients, config};
 
-use super::{ConfigFile, Failure, load, loopback, runtime, tell};
+use super::{ConfigFile, Failure, Signals, load, loopback, runtime, tell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -149,24 +149,4 @@ Ctrl-C stops.
     app.stop(signals.stop()).await;
     sandbox.stop().await;
     Ok(())
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-// === impl Signals ===
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod commands;
 mod config;
 mod faults;
 mod forwarding;
