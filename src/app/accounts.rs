@@ -46,7 +46,10 @@ impl Accounts {
         let mut before = std::mem::take(&mut self.running);
         for account in &config.accounts {
             let secret = Fingerprint::of(account.app_secret.expose());
-            let same = |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret;
+            // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
+            let is_well = |kept: &Kept| kept.account.token.status().failures == 0;
+            let same =
+                |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret && is_well(kept);
             let (kept, changed) = match before.remove(&account.name) {
                 Some(kept) if same(&kept) => (Some(kept), None),
                 changed => (None, changed),

@@ -128,7 +128,7 @@ impl App {
     /// in a warning and stays.
     ///
     /// A request that has begun ends under the configuration it began under. An account whose AppID and secret are
-    /// the same keeps its token and its keeper.
+    /// the same keeps its token and its keeper, unless its last token call failed: then it is tried again at once.
     pub async fn reload(&mut self, config: Config) {
         for fixed in accounts::fixed_changes(&self.config, &config) {
             tracing::warn!(setting = fixed, "this change needs a restart and was left out");

@@ -1,5 +1,7 @@
 //! Client keys: 256 random bits, shown once, stored as their SHA-256.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -16,7 +18,16 @@ pub fn generate() -> Result<ClientKey, getrandom::Error> {
     Ok(ClientKey::new(format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(random.as_slice()))))
 }
 
-/// SHA-256 of a key's text: what `key_sha256` in the configuration holds.
+/// [`digest`] in hexadecimal: what `key_sha256` in the configuration holds.
+pub fn digest_text(key: &str) -> String {
+    digest(key).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// SHA-256 of a key's text.
 ///
 /// A plain hash is enough: the key is 256 random bits, which no one guesses at any speed.
 pub fn digest(key: &str) -> [u8; 32] {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-pub use key::{KEY_PREFIX, digest, generate};
+pub use key::{KEY_PREFIX, digest, digest_text, generate};
 pub use placeholder::{PLACEHOLDER_LIVES, Placeholder, PlaceholderError, Signer};
 pub use rate::{InFlight, Rate, RateError};
 

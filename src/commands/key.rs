@@ -1,7 +1,5 @@
 //! `weigate key NAME`
 
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
 use clap::Args;
 use weigate::clients;
@@ -19,10 +17,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let name = &options.name;
     let key = clients::generate().context("asking the system for random bytes")?;
-    let mut digest = String::new();
-    for byte in clients::digest(key.expose()) {
-        write!(digest, "{byte:02x}")?;
-    }
+    let digest = clients::digest_text(key.expose());
     show(format_args!(
         "The key of {name}, shown this once; give it to the application as its AppSecret or Bearer key:"
     ))?;

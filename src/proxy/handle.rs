@@ -300,15 +300,17 @@ impl Exchange {
         let client = self.route.as_ref().map(|route| route.client.as_str());
         let account = self.route.as_ref().map(|route| route.account.as_str());
         let path = Cut(self.uri.path());
+        // A method is any word of the client's choice.
+        let method = Cut(self.method.as_str());
         let errcode = self.errcode.map(|code| code.0);
         if let Some((word, cause)) = &self.refusal {
             tracing::info!(
-                target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
+                target: ACCESS, request_id = %self.id, client, account, %method, %path,
                 status = self.status.as_u16(), reason = word, cause = cause.as_deref(), elapsed_ms, "refused"
             );
         } else {
             tracing::debug!(
-                target: ACCESS, request_id = %self.id, client, account, method = self.method.as_str(), %path,
+                target: ACCESS, request_id = %self.id, client, account, %method, %path,
                 status = self.status.as_u16(), errcode, attempts = self.attempts, ending = self.ending,
                 sent_bytes = self.sent_bytes, upstream_ms, elapsed_ms, "request"
             );

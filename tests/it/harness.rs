@@ -68,7 +68,7 @@ pub(crate) struct Binary {
 
 impl Setup {
     pub(crate) fn new() -> Self {
-        let digest: String = clients::digest(CLIENT_KEY).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = clients::digest_text(CLIENT_KEY);
         Self {
             dir: tempfile::tempdir().unwrap(),
             store: "memory",
