@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
@@ -71,6 +71,16 @@ impl Socket {
             Self::Plain(tcp) => pin!(tcp.read_buf(&mut buffer)).poll(cx),
             Self::Tls(tls) => pin!(tls.read_buf(&mut buffer)).poll(cx),
         }
+    }
+
+    /// Whether tokio has heard of bytes, or of an end, that nobody asked for. No system call; see [`Self::probe`] for
+    /// what it may have missed.
+    pub(super) fn has_news(&self) -> bool {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Asks the kernel itself, not tokio: what tokio knows of readiness is as old as the last turn of the reactor,
