@@ -6,17 +6,21 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use weigate::app::{self, App};
 use weigate::clients;
 use weigate::config::{self, ListenAddress};
-use weigate::sandbox::{Quotas, Sandbox, SandboxAccount, SandboxOptions};
+use weigate::sandbox::{Counters, Quotas, Sandbox, SandboxAccount, SandboxOptions};
+
+use tokio::sync::watch;
 
 pub(crate) const APP_ID: &str = "wx0123456789abcdef";
 pub(crate) const APP_SECRET: &str = "canary-app-secret-5f2b9c";
 pub(crate) const CLIENT_KEY: &str = "wgk_canary-client-key-7d1e";
+
+pub(crate) const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 
 /// Nothing here takes long; what does is a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +42,8 @@ pub(crate) async fn wechat_with(change: impl FnOnce(SandboxOptions) -> SandboxOp
 
 /// A configuration in a directory of its own: a client `orders` with [`CLIENT_KEY`] on an account `shop`.
 pub(crate) struct Setup {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
+    listen: String,
     store: &'static str,
     more: String,
     server: String,
@@ -51,7 +56,9 @@ pub(crate) struct Proxy {
     app: Option<App>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) dir: tempfile::TempDir,
+    /// Every address that clients can connect to; the first is [`Proxy::address`], if that is TCP.
+    pub(crate) addresses: Vec<ListenAddress>,
+    pub(crate) dir: Arc<tempfile::TempDir>,
 }
 
 /// weigate as a process.
@@ -60,7 +67,7 @@ pub(crate) struct Binary {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) dir: Arc<tempfile::TempDir>,
-    log: Arc<Mutex<String>>,
+    log: watch::Receiver<String>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -68,15 +75,13 @@ pub(crate) struct Binary {
 
 impl Setup {
     pub(crate) fn new() -> Self {
-        let digest = clients::digest_text(CLIENT_KEY);
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: Arc::new(tempfile::tempdir().unwrap()),
+            listen: "\"127.0.0.1:0\"".to_owned(),
             store: "memory",
             more: String::new(),
             server: "workers = 2".to_owned(),
-            clients: format!(
-                "[[clients]]\nname = \"orders\"\nkey_sha256 = \"{digest}\"\naccounts = [\"shop\"]\n"
-            ),
+            clients: client_lines("orders", CLIENT_KEY, "accounts = [\"shop\"]"),
             level: "info",
         }
     }
@@ -91,6 +96,12 @@ impl Setup {
     pub(crate) fn and(mut self, toml: &str) -> Self {
         self.more.push_str(toml);
         self.more.push('\n');
+        self
+    }
+
+    /// Another value for `listen`, as TOML has it.
+    pub(crate) fn listen(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.listen);
         self
     }
 
@@ -119,17 +130,22 @@ impl Setup {
 
     /// Writes `proxy.toml`, the secret's file and the sandbox's authority; says where the first is.
     pub(crate) fn write(&self, wechat: &Sandbox) -> PathBuf {
+        self.write_for(&wechat.base_url(), wechat.ca_pem())
+    }
+
+    /// The same for any upstream.
+    pub(crate) fn write_for(&self, base_url: &str, ca_pem: Option<&str>) -> PathBuf {
         let dir = self.dir.path();
-        std::fs::write(dir.join("ca.pem"), wechat.ca_pem().unwrap_or_default()).unwrap();
+        std::fs::write(dir.join("ca.pem"), ca_pem.unwrap_or_default()).unwrap();
         write_private(&dir.join("secret"), APP_SECRET);
-        let ca = if wechat.ca_pem().is_some() { "ca_file = \"ca.pem\"" } else { "" };
+        let ca = if ca_pem.is_some() { "ca_file = \"ca.pem\"" } else { "" };
         let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [upstream]\nhosts = [\"{}\"]\n{ca}\n[store]\nkind = \"{}\"\n{}\n\
+            "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n[store]\nkind = \"{}\"\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
+            self.listen,
             self.server,
-            wechat.base_url(),
             self.store,
             if self.store == "file" { "dir = \"state\"" } else { "" },
             self.level,
@@ -150,19 +166,22 @@ impl Setup {
 
     /// Starts weigate in this process.
     pub(crate) async fn start_unready(self, wechat: &Sandbox) -> Proxy {
-        let path = self.write(wechat);
-        let loaded = config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
-        let listeners = app::bind(&loaded.config).unwrap();
-        let address = tcp(listeners.server_addresses.first().unwrap());
-        let admin = tcp(listeners.admin_address.as_ref().unwrap());
-        let app = App::start(loaded.config, listeners).await.unwrap();
-        Proxy { app: Some(app), address, admin, dir: self.dir }
+        self.write(wechat);
+        Proxy::begin(self.dir).await
+    }
+
+    /// Starts weigate in this process in front of another upstream than the sandbox, and waits until it is ready.
+    pub(crate) async fn start_at(self, base_url: &str) -> Proxy {
+        self.write_for(base_url, None);
+        let proxy = Proxy::begin(self.dir).await;
+        proxy.wait_ready().await;
+        proxy
     }
 
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn spawn(self, wechat: &Sandbox) -> Binary {
         let path = self.write(wechat);
-        let binary = Binary::spawn(&path, Arc::new(self.dir), |_| {});
+        let binary = Binary::spawn(&path, self.dir, |_| {});
         wait_ready(binary.admin).await;
         binary
     }
@@ -190,6 +209,18 @@ impl Proxy {
     pub(crate) async fn stop(mut self) -> bool {
         self.app.take().unwrap().stop(std::future::pending()).await
     }
+
+    /// Starts what `dir` configures in its `proxy.toml`, without waiting until it is ready.
+    pub(crate) async fn begin(dir: Arc<tempfile::TempDir>) -> Self {
+        let loaded = config::load(&dir.path().join("proxy.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+        let listeners = app::bind(&loaded.config).unwrap();
+        let addresses = listeners.server_addresses.clone();
+        let address = addresses.iter().find_map(tcp);
+        let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9)));
+        let admin = tcp(listeners.admin_address.as_ref().unwrap()).unwrap();
+        let app = App::start(loaded.config, listeners).await.unwrap();
+        Self { app: Some(app), address, admin, addresses, dir }
+    }
 }
 
 // === impl Binary ===
@@ -203,26 +234,25 @@ impl Binary {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
+        let (log, kept) = watch::channel(String::new());
         let mut address = None;
         let mut admin = None;
         while address.is_none() || admin.is_none() {
             let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "weigate ended: {}", log.lock().unwrap());
+            assert!(lines.read_line(&mut line).unwrap() > 0, "weigate ended: {}", *log.borrow());
             let said = |message: &str| line.contains(message).then(|| address_in(&line)).flatten();
             address = address.or_else(|| said("clients connect here"));
             admin = admin.or_else(|| said("operators connect here"));
-            log.lock().unwrap().push_str(&line);
+            log.send_modify(|text| text.push_str(&line));
         }
-        let kept = Arc::clone(&log);
         let reader = std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
-                kept.lock().unwrap().push_str(&line);
+                log.send_modify(|text| text.push_str(&line));
                 line.clear();
             }
         });
-        Self { child, address: address.unwrap(), admin: admin.unwrap(), dir, log, reader: Some(reader) }
+        Self { child, address: address.unwrap(), admin: admin.unwrap(), dir, log: kept, reader: Some(reader) }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -235,7 +265,15 @@ impl Binary {
 
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.borrow().clone()
+    }
+
+    /// Waits until it has logged `text`.
+    pub(crate) async fn wait_for_log(&self, text: &str) {
+        let mut log = self.log.clone();
+        let said = log.wait_for(|log| log.contains(text));
+        let said = tokio::time::timeout(PATIENCE, said).await;
+        assert!(matches!(said, Ok(Ok(_))), "it never said {text:?}:\n{}", self.log());
     }
 
     /// Waits until a line of the log satisfies `is_it`; that line.
@@ -302,6 +340,18 @@ pub(crate) async fn get_json(url: &str) -> serde_json::Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// Waits until the sandbox has counted so.
+pub(crate) async fn until(wechat: &Sandbox, is_so: impl FnMut(&Counters) -> bool) -> Counters {
+    let waited = tokio::time::timeout(PATIENCE, wechat.control().wait_until(is_so)).await;
+    waited.unwrap_or_else(|_| panic!("not so in time: {:?}", wechat.control().counters()))
+}
+
+/// What an SDK gets that asks weigate for its token.
+pub(crate) async fn placeholder(proxy: &Proxy, app_id: &str, key: &str) -> String {
+    let url = format!("/cgi-bin/token?grant_type=client_credential&appid={app_id}&secret={key}");
+    get_json(&proxy.url(&url)).await["access_token"].as_str().unwrap().to_owned()
+}
+
 /// Waits until every account has a token.
 pub(crate) async fn wait_ready(admin: SocketAddr) {
     let client = client();
@@ -332,10 +382,26 @@ pub(crate) fn write_private(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
-fn tcp(address: &ListenAddress) -> SocketAddr {
+/// A figure for whoever runs the tests with `--nocapture`.
+#[expect(clippy::print_stderr, reason = "that is where test figures go")]
+pub(crate) fn note(figure: &str) {
+    eprintln!("{figure}");
+}
+
+/// A digest as text.
+pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+/// A client's section in `proxy.toml`.
+pub(crate) fn client_lines(name: &str, key: &str, more: &str) -> String {
+    format!("[[clients]]\nname = \"{name}\"\nkey_sha256 = \"{}\"\n{more}\n", hex(clients::digest(key)))
+}
+
+fn tcp(address: &ListenAddress) -> Option<SocketAddr> {
     match address {
-        ListenAddress::Tcp(address) => *address,
-        ListenAddress::Unix(path) => panic!("{} is not TCP", path.display()),
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
     }
 }
 

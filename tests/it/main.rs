@@ -3,19 +3,24 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "a test's helpers may fail as loudly as the test"
 )]
 
 mod admin;
 mod commands;
 mod config;
+mod downloads;
 mod faults;
+mod fields;
 mod forwarding;
 mod harness;
+mod raw;
+mod restart;
 mod sandbox;
 mod sdk;
 mod secrets;
 mod stores;
 mod tidy;
 mod token_life;
+mod tricks;
+mod wire;
