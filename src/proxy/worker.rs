@@ -166,8 +166,9 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         .collect();
     let housekeeping = tokio::task::spawn_local(keep_house(Rc::clone(&worker), snapshot));
 
-    // An error means that whoever could say more is gone, which is a stop too.
-    let _asked = phase.wait_for(|phase| *phase >= Phase::Drain).await;
+    // An error means that whoever could say more is gone, which is a stop too. What comes back is a lock on the phase:
+    // kept, it would hold up the next one for as long as this worker drains.
+    drop(phase.wait_for(|phase| *phase >= Phase::Drain).await);
     worker.is_draining.set(true);
     let cut = async { drop(last_phase.wait_for(|phase| *phase >= Phase::Cut).await) };
     tokio::select! {

@@ -19,6 +19,7 @@ mod restart;
 mod sandbox;
 mod sdk;
 mod secrets;
+mod stopping;
 mod stores;
 mod tidy;
 mod token_life;
