@@ -62,6 +62,20 @@ async fn requests_in_flight_when_a_signal_comes_are_all_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_speaks_does_not_hold_up_the_stop() {
+    let wechat = wechat().await;
+    let limits = "limits = { handshake_ms_max = 60000, header_ms_max = 120000, drain_ms_max = 120000 }";
+    let mut weigate = Setup::new().server(limits).spawn(&wechat).await;
+    let mut silent = Raw::connect(weigate.address).await;
+    // Whoever was accepted later was answered later: the silent one is in by now.
+    assert_eq!(get(&weigate.url("/wxa/x")).await.status(), 200);
+    weigate.signal(Signal::TERM);
+    assert_eq!(silent.rest().await, b"");
+    assert_eq!(exit_code(&mut weigate), Some(0));
+    assert!(weigate.log().contains(r#""message":"stopped""#), "{}", weigate.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_cuts_what_is_in_flight() {
     let wechat = wechat().await;
     let mut weigate = Setup::new().spawn(&wechat).await;

@@ -82,12 +82,28 @@ impl Drop for CountClosed<'_> {
 
 /// Runs `work` unless the worker cuts the connection.
 async fn until_cut<T>(vitals: &Vitals, work: impl Future<Output = T>) -> Option<T> {
+    unless(|cx| vitals.ending(cx) == Ending::Cut, work).await
+}
+
+/// Runs what comes before the first request; a worker that stops does not wait for it.
+async fn until_stop<T>(
+    vitals: &Vitals,
+    work: impl Future<Output = std::io::Result<T>>,
+) -> std::io::Result<T> {
+    let done = unless(|cx| vitals.ending(cx) != Ending::None, work).await;
+    done.unwrap_or_else(|| Err(std::io::ErrorKind::ConnectionAborted.into()))
+}
+
+/// Polls `work` first, so that what is there already counts.
+async fn unless<T>(
+    mut is_over: impl FnMut(&mut Context<'_>) -> bool,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let mut work = std::pin::pin!(work);
-    poll_fn(|cx| {
-        if vitals.ending(cx) == Ending::Cut {
-            return Poll::Ready(None);
-        }
-        work.as_mut().poll(cx).map(Some)
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if is_over(cx) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
     })
     .await
 }
@@ -100,11 +116,11 @@ async fn serve_stream(
 ) -> std::io::Result<()> {
     let (io, speaks_h2) = match tls {
         Some(tls) => {
-            let io = ClientIo::handshake(stream, Rc::clone(vitals), tls).await?;
+            let io = until_stop(vitals, ClientIo::handshake(stream, Rc::clone(vitals), tls)).await?;
             let speaks_h2 = io.chose_h2();
             (io, speaks_h2)
         }
-        None => sniff(ClientIo::new(stream, Rc::clone(vitals))).await?,
+        None => until_stop(vitals, sniff(ClientIo::new(stream, Rc::clone(vitals)))).await?,
     };
     vitals.ready(speaks_h2);
     if speaks_h2 {
