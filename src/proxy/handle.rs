@@ -5,8 +5,10 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -25,7 +27,7 @@ use super::worker::{RouteEntry, View, Worker};
 use super::{head, headers, inspect, local, respond};
 use crate::clients::InFlight;
 use crate::telemetry::log::{ACCESS, Cut};
-use crate::token::Renewal;
+use crate::token::{Renewal, Token, TokenHandle};
 use crate::types::{Generation, RequestId};
 use crate::wechat::paths::Need;
 use crate::wechat::{ErrCode, envelope};
@@ -122,7 +124,7 @@ impl Way<'_> {
         let mut first = forward.send(upstream, &mut body, Some(&token.access_token), deadline).await?;
         let code = inspect::errcode(&mut first, deadline).await.map_err(broken)?;
         exchange.upstream_answered(code);
-        if !code.is_some_and(envelope::is_token_invalid) || !body.is_held() {
+        if !code.is_some_and(envelope::is_token_invalid) {
             return Ok(exchange.pass_on(first));
         }
         Box::pin(once_more(&forward, upstream, body, first, token.generation, deadline, exchange)).await
@@ -147,24 +149,44 @@ async fn once_more(
     deadline: Instant,
     exchange: &mut Exchange,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let account_token = &forward.account.token;
-    let path = path_hash(forward.target.path);
-    if account_token.quiet(path, Instant::now()) {
-        return Ok(exchange.pass_on(first));
-    }
-    let newer = match account_token.newer_than(failed, deadline).await {
-        Renewal::Newer(newer) => newer,
-        Renewal::Same => {
-            account_token.hush(path, Instant::now());
-            return Ok(exchange.pass_on(first));
-        }
-        Renewal::Failed => return Ok(exchange.pass_on(first)),
-    };
+    let renewal = renewal(&forward.account.token, failed, forward.target.path, deadline);
+    let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
+    let Some(newer) = newer else { return Ok(exchange.pass_on(first)) };
     first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
     exchange.goes_once_more();
     let mut second = forward.send(upstream, &mut body, Some(&newer.access_token), deadline).await?;
     exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
     Ok(exchange.pass_on(second))
+}
+
+/// A newer token than the one that WeChat refused on `path`; `None`: no second try.
+async fn renewal(
+    tokens: &TokenHandle,
+    refused: Generation,
+    path: &str,
+    deadline: Instant,
+) -> Option<Arc<Token>> {
+    let (path, now) = (path_hash(path), Instant::now());
+    // A quiet path asks for nothing; what others have got is for it too.
+    let is_newer = tokens.current(now).is_some_and(|current| current.generation > refused);
+    if !is_newer && tokens.quiet(path, now) {
+        return None;
+    }
+    match tokens.newer_than(refused, deadline).await {
+        Renewal::Newer(newer) => Some(newer),
+        Renewal::Same => {
+            tokens.hush(path, Instant::now());
+            None
+        }
+        Renewal::Failed => None,
+    }
+}
+
+/// A streamed body has gone and cannot go again, but the next request shall find a good token: a renewal is asked for
+/// in the future's first step, and goes on without us.
+fn start_without_waiting<T>(renewal: impl Future<Output = Option<T>>) -> Option<T> {
+    drop(renewal.now_or_never());
+    None
 }
 
 /// `OPTIONS *` asks what the server can do (RFC 9110 §9.3.7); the server is us.

@@ -1,10 +1,6 @@
 //! One test binary: a file per promise, in the order of the house.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's helpers may fail as loudly as the test"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may fail as loudly as the test")]
 
 mod admin;
 mod commands;
@@ -14,6 +10,7 @@ mod faults;
 mod fields;
 mod forwarding;
 mod harness;
+mod once_more;
 mod raw;
 mod restart;
 mod sandbox;
