@@ -1,8 +1,13 @@
 //! One test binary: a file per promise, in the order of the house.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may fail as loudly as the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers may fail as loudly as the test"
+)]
 
 mod admin;
+mod bodies;
 mod commands;
 mod config;
 mod downloads;
