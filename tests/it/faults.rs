@@ -131,7 +131,7 @@ async fn check_without_a_token(sickness: &Sickness) {
     let name = sickness.name;
     let wechat = mini_program().await;
     (sickness.strike)(wechat.control());
-    let binary = spawn_unready(Setup::new(), &wechat);
+    let binary = spawn_unready(&Setup::new(), &wechat);
     let last = wait_for(binary.admin, "shop", sickness.word).await;
     assert!(last["advice"].as_str().unwrap().contains(sickness.advice), "{name}: {last}");
 
@@ -183,7 +183,7 @@ async fn check_with_a_live_token(sickness: &Sickness) {
 async fn a_token_endpoint_that_hangs_keeps_requests_waiting_no_longer_than_they_may() {
     let wechat = wechat().await;
     break_token_calls(wechat.control(), FaultDoes::Hang);
-    let binary = spawn_unready(Setup::new().server("limits = { request_ms_max = 1000 }"), &wechat);
+    let binary = spawn_unready(&Setup::new().server("limits = { request_ms_max = 1000 }"), &wechat);
     let url = binary.url(API_CALL);
     for answer in join_all((0..200).map(|_| get(&url))).await {
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -244,7 +244,7 @@ async fn a_wrong_secret_is_cured_by_the_right_one_and_a_hangup() {
     let setup = Setup::new();
     let path = setup.write(&wechat);
     write_private(&setup.dir.path().join("secret"), "not-the-secret-at-all");
-    let binary = Binary::spawn(&path, Arc::new(setup.dir), |_| {});
+    let binary = Binary::spawn(&path, Arc::clone(&setup.dir), |_| {});
     wait_for(binary.admin, "shop", "wrong_secret").await;
     write_private(&binary.dir.path().join("secret"), APP_SECRET);
     binary.signal(Signal::HUP);
@@ -369,9 +369,9 @@ async fn mini_program() -> Sandbox {
     .await
 }
 
-fn spawn_unready(setup: Setup, wechat: &Sandbox) -> Binary {
+fn spawn_unready(setup: &Setup, wechat: &Sandbox) -> Binary {
     let path = setup.write(wechat);
-    Binary::spawn(&path, Arc::new(setup.dir), |_| {})
+    Binary::spawn(&path, Arc::clone(&setup.dir), |_| {})
 }
 
 async fn accounts(admin: SocketAddr) -> Value {

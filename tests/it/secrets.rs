@@ -55,7 +55,7 @@ async fn no_secret_is_in_any_log_answer_metric_or_command_line() {
     write_private(&setup.dir.path().join("placeholder.key"), &STANDARD.encode(PLACEHOLDER_KEY));
     let path = setup.write(&wechat);
     write_private(&setup.dir.path().join("secret"), SECRET);
-    let mut binary = Binary::spawn(&path, Arc::new(setup.dir), |_| {});
+    let mut binary = Binary::spawn(&path, Arc::clone(&setup.dir), |_| {});
     crate::harness::wait_ready(binary.admin).await;
 
     let mut heard = Heard::default();
