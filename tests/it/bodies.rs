@@ -85,7 +85,9 @@ async fn a_hundred_such_uploads_at_once_take_no_memory_to_speak_of_and_leave_no_
         reply_with("200 OK", fields, r#"{"errcode":0}"#)
     })
     .await;
-    let setup = Setup::new().server("spool_dir = \"spool\"");
+    // Three gigabytes go through this machine, which may have more to do.
+    let patient = "limits = { request_ms_max = 300000, stall_ms_max = 300000 }";
+    let setup = Setup::new().server("spool_dir = \"spool\"").server(patient);
     let spool = setup.dir.path().join("spool");
     std::fs::create_dir(&spool).unwrap();
     let path = setup.write_for(&wechat.base_url(), None);

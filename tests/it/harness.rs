@@ -23,7 +23,7 @@ pub(crate) const CLIENT_KEY: &str = "wgk_canary-client-key-7d1e";
 pub(crate) const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 
 /// Nothing here takes long; what does is a fault.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// WeChat with one official account, over TLS, without quotas.
 pub(crate) async fn wechat() -> Sandbox {
