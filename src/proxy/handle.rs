@@ -189,8 +189,8 @@ fn start_without_waiting<T>(renewal: impl Future<Output = Option<T>>) -> Option<
     None
 }
 
-/// A body that is passed on while it comes may be as slow as this.
-const STREAMED_BYTES_PER_S_MIN: u64 = 64 * 1024;
+/// Sending a body may be as slow as this.
+const SENT_BYTES_PER_S_MIN: u64 = 64 * 1024;
 
 /// `OPTIONS *` asks what the server can do (RFC 9110 §9.3.7); the server is us.
 fn options() -> Response<ReplyBody> {
@@ -262,15 +262,10 @@ impl Exchange {
     }
 
     /// By when the head of the reply must be here. A body that had to come first does not use up the time, nor does
-    /// one that is still to come: it must not stand still, and come at a rate that ends some time.
+    /// the sending of a long one: that must not stand still, and go on at a rate that comes to an end.
     fn deadline(&self, body: &body::RequestBody, span: Duration) -> Instant {
-        match body {
-            body::RequestBody::Held(_) if body.length() == 0 => self.started_at + span,
-            body::RequestBody::Held(_) => Instant::now() + span,
-            body::RequestBody::Streaming { length, .. } => {
-                Instant::now() + span + Duration::from_secs(length / STREAMED_BYTES_PER_S_MIN)
-            }
-        }
+        let from = if body.length() == 0 { self.started_at } else { Instant::now() };
+        from + span + Duration::from_secs(body.length() / SENT_BYTES_PER_S_MIN)
     }
 
     fn upstream_answered(&mut self, code: Option<ErrCode>) {

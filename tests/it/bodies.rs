@@ -101,7 +101,11 @@ async fn a_hundred_such_uploads_at_once_take_no_memory_to_speak_of_and_leave_no_
         tokio::spawn(async move { send_chunked(address, &content_type, &body, &last).await })
     });
     let mut twice = 0;
-    for reply in join_all(uploads).await {
+    let replies = join_all(uploads).await;
+    for line in weigate.log().lines().filter(|line| line.contains("refused")).take(10) {
+        note(line);
+    }
+    for reply in replies {
         let reply = reply.unwrap();
         assert_eq!(reply.text(), r#"{"errcode":0}"#);
         twice += u32::from(reply.field("x-weigate-attempts") == Some("2"));
