@@ -232,7 +232,7 @@ async fn a_thousand_requests_whose_token_dies_in_flight_cost_one_token_call_and_
     let requests: Vec<_> = (0..1000)
         .map(|number| {
             let url = proxy.url(&format!("{PATH}?openid=o{number}"));
-            tokio::spawn(client.get(url).bearer_auth(CLIENT_KEY).send())
+            tokio::spawn(client.get(url).bearer_auth(CLIENT_KEY).timeout(PATIENCE * 4).send())
         })
         .collect();
     until(&wechat, |counters| counters.held == 1000).await;
@@ -259,7 +259,9 @@ async fn a_thousand_requests_before_the_first_token_cost_one_token_call_and_all_
     let proxy = Setup::new().start_unready(&wechat).await;
     let client = client();
     let requests: Vec<_> = (0..1000)
-        .map(|_| tokio::spawn(client.get(proxy.url("/wxa/x")).bearer_auth(CLIENT_KEY).send()))
+        .map(|_| {
+            tokio::spawn(client.get(proxy.url("/wxa/x")).bearer_auth(CLIENT_KEY).timeout(PATIENCE * 4).send())
+        })
         .collect();
     let started = tokio::time::Instant::now();
     while proxy.metric("weigate_requests_in_flight").await < 1000 {
@@ -282,7 +284,9 @@ async fn a_renewal_lands_though_everyone_who_wanted_it_has_hung_up() {
     wechat.control().revoke_tokens(APP_ID).unwrap();
     let client = client();
     let requests: Vec<_> = (0..100)
-        .map(|_| tokio::spawn(client.get(proxy.url("/wxa/x")).bearer_auth(CLIENT_KEY).send()))
+        .map(|_| {
+            tokio::spawn(client.get(proxy.url("/wxa/x")).bearer_auth(CLIENT_KEY).timeout(PATIENCE * 4).send())
+        })
         .collect();
     until(&wechat, |counters| counters.held == 1 && counters.requests_at("/wxa/x") == 100).await;
     for request in &requests {

@@ -142,8 +142,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     async fn more(&mut self) -> usize {
+        // A hundred uploads on a busy machine take their time.
         self.ahead.reserve(64 * 1024);
-        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.ahead)).await;
+        let read = timeout(PATIENCE * 4, self.stream.read_buf(&mut self.ahead)).await;
         read.unwrap_or_else(|_| panic!("nothing came")).unwrap_or(0)
     }
 }
