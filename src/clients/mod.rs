@@ -88,6 +88,11 @@ impl Clients {
         bool::from(client.key_sha256.ct_eq(&digest)).then_some(client)
     }
 
+    /// Whether `text` is a client's key, or looks like a placeholder: what must not travel on to WeChat.
+    pub fn is_ours(&self, text: &str) -> bool {
+        Placeholder::is_one(text) || self.by_key(text).is_some()
+    }
+
     /// The client and the account that `placeholder` stands for and when it expires, if weigate made it for a client
     /// that is still there with the same key, and it has not expired at `now`.
     pub fn by_placeholder(

@@ -109,7 +109,7 @@ impl Way<'_> {
             target: &target,
             account: route.account,
             need: route.need,
-            drop: route.dropped(&caller),
+            drop: route.dropped(&target, &caller, &snapshot.clients),
             pseudonym: &self.worker.pseudonym,
             stall: snapshot.limits.stall,
         };

@@ -10,6 +10,7 @@ use http::Uri;
 use super::authenticate::Caller;
 use super::refusal::Refusal;
 use super::snapshot::{Account, Snapshot};
+use crate::clients::Clients;
 use crate::types::{AccountName, AppId};
 use crate::wechat::paths::{self, Judged, Need};
 use crate::wechat::query::{self, Drop, Parameters};
@@ -65,12 +66,15 @@ impl<'a> Target<'a> {
 
 impl<'a> Route<'a> {
     /// What is taken out of the query before it is sent.
-    pub(super) fn dropped(&self, caller: &Caller) -> Drop {
+    pub(super) fn dropped(&self, target: &Target<'_>, caller: &Caller, clients: &Clients) -> Drop {
         let (access_token, login) = match self.need {
             Need::Token | Need::AppId => (true, false),
             Need::Secret | Need::AppSecret | Need::TokenCall(_) => (true, true),
-            // The user's own token travels, unless it was the client's credential that came under this name.
-            Need::UserToken | Need::Untouched => (caller.is_by_access_token, false),
+            // The user's own token travels; a client's credential that came under this name does not.
+            Need::UserToken | Need::Untouched => {
+                let ours = |token: &str| clients.is_ours(token);
+                (caller.is_by_access_token || target.parameters.access_token.is_some_and(ours), false)
+            }
         };
         let appid = login || self.need == Need::AppId;
         Drop { access_token, from_appid: true, appid, secret: login }

@@ -136,8 +136,8 @@ impl TokenHandle {
 
     /// A newer token than `generation`, which WeChat has refused. Asks for a renewal if there is none yet.
     ///
-    /// Waits until `deadline` for an attempt that started after the ask; where none may start within 2 s, answers at
-    /// once as the last one ended. May be dropped at any await: a renewal that has begun goes on.
+    /// Waits until `deadline` for an attempt that started after the ask; where none may start within 2 s, answers
+    /// `Failed` at once. May be dropped at any await: a renewal that has begun goes on.
     pub async fn newer_than(&self, generation: Generation, deadline: Instant) -> Renewal {
         if let Some(token) = self.newer(generation) {
             return Renewal::Newer(token);
@@ -208,8 +208,12 @@ impl TokenHandle {
                 return Renewal::Newer(token);
             }
             let far_away = seen.next.not_before > Instant::now() + PATIENCE;
-            if !seen.in_flight() && (far_away || seen.ended > started_before) {
+            if !seen.in_flight() && seen.ended > started_before {
                 return seen.without_a_newer_token();
+            }
+            // Nobody has looked since this token was refused, so nobody knows that it is the same.
+            if !seen.in_flight() && far_away {
+                return Renewal::Failed;
             }
             if !seen.in_flight() {
                 self.0.ask(generation);
