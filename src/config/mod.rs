@@ -75,10 +75,14 @@ pub struct Limits {
     pub headers_max: usize,
     /// A keep-alive connection without a request.
     pub idle: Duration,
+    /// Requests on one connection; it ends politely after the last.
+    pub requests_per_connection: u64,
     /// A body held for a second try: kept in memory up to here, in an unlinked temporary file beyond.
     pub held_memory_bytes_max: u64,
     /// A body that can be sent at all; 413 beyond.
     pub body_bytes_max: u64,
+    /// What a request's body must bring per second, once it has had as long as a head may take; 408 below. 0: any pace.
+    pub body_bytes_per_s_min: u64,
     /// From a request's head to the head of its reply; 504 beyond.
     pub request: Duration,
     /// A body that makes no progress, either way, is cut after this.
@@ -253,8 +257,10 @@ impl Default for Limits {
             header_bytes_max: 16 << 10,
             headers_max: 100,
             idle: Duration::from_mins(1),
+            requests_per_connection: 100_000,
             held_memory_bytes_max: 64 << 10,
             body_bytes_max: 32 << 20,
+            body_bytes_per_s_min: 1 << 10,
             request: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             drain: Duration::from_secs(30),

@@ -337,7 +337,7 @@ fn base_dir() -> tempfile::TempDir {
     base
 }
 
-const LIMITS: [(&str, &str, u64, u64); 20] = [
+const LIMITS: [(&str, &str, u64, u64); 22] = [
     ("server", "workers", 1, 1024),
     ("server.limits", "connections_max", 1, 1_000_000),
     ("server.limits", "handshake_ms_max", 100, 60_000),
@@ -345,8 +345,10 @@ const LIMITS: [(&str, &str, u64, u64); 20] = [
     ("server.limits", "header_bytes_max", 8_192, 1_048_576),
     ("server.limits", "headers_max", 16, 1_000),
     ("server.limits", "idle_ms_max", 1_000, 3_600_000),
+    ("server.limits", "requests_per_connection_max", 1, 1_000_000_000),
     ("server.limits", "held_memory_bytes_max", 1_024, 67_108_864),
     ("server.limits", "body_bytes_max", 1_024, 1_073_741_824),
+    ("server.limits", "body_bytes_per_s_min", 0, 1_048_576),
     ("server.limits", "request_ms_max", 1_000, 600_000),
     ("server.limits", "stall_ms_max", 1_000, 600_000),
     ("server.limits", "drain_ms_max", 0, 600_000),

@@ -106,13 +106,15 @@ fn every_number_in_the_configuration_has_its_unit_and_its_bound_in_its_name() {
         "workers",
         "connections_max",
         "headers_max",
+        "requests_per_connection_max",
         "token_waiters_max",
         "idle_connections_max",
         "requests_at_once_max",
     ];
     for name in numbers {
-        let has_unit =
-            ["_ms_max", "_bytes_max", "_per_s", "_ms_min", "_s_max"].iter().any(|end| name.ends_with(end));
+        let has_unit = ["_ms_max", "_bytes_max", "_per_s", "_ms_min", "_s_max", "_per_s_min"]
+            .iter()
+            .any(|end| name.ends_with(end));
         assert!(has_unit || counts.contains(&name), "{name} has no unit, or no bound");
     }
 }

@@ -167,6 +167,12 @@ impl Checker<'_> {
             header_bytes_max: limit!(count, header_bytes_max, header_bytes_max, 8_192..=1_048_576),
             headers_max: limit!(count, headers_max, headers_max, 16..=1_000),
             idle: limit!(span, idle_ms_max, idle, 1_000..=3_600_000),
+            requests_per_connection: limit!(
+                number,
+                requests_per_connection_max,
+                requests_per_connection,
+                1..=1_000_000_000
+            ),
             held_memory_bytes_max: limit!(
                 number,
                 held_memory_bytes_max,
@@ -174,6 +180,7 @@ impl Checker<'_> {
                 1_024..=67_108_864
             ),
             body_bytes_max: limit!(number, body_bytes_max, body_bytes_max, 1_024..=1_073_741_824),
+            body_bytes_per_s_min: limit!(number, body_bytes_per_s_min, body_bytes_per_s_min, 0..=1_048_576),
             request: limit!(span, request_ms_max, request, 1_000..=600_000),
             stall: limit!(span, stall_ms_max, stall, 1_000..=600_000),
             drain: limit!(span, drain_ms_max, drain, 0..=600_000),

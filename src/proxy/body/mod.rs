@@ -5,19 +5,21 @@
 //! one (wechat.md §7.3): what makes the second try possible makes the first one right. A body longer than may be held
 //! streams, where the client is allowed to and its length is known, and goes once.
 
+mod pace;
 mod reply;
 mod spool;
 
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use pace::{Pace, Waited};
 pub(super) use reply::ReplyBody;
 pub(super) use spool::Spool;
 
@@ -34,7 +36,7 @@ pub(super) enum RequestBody {
         /// `Content-Length`, in bytes.
         length: u64,
         /// Where it comes from.
-        incoming: Incoming,
+        incoming: Paced,
     },
 }
 
@@ -45,13 +47,20 @@ pub(super) enum Held {
     File(Spool),
 }
 
+/// A client's body, and what it owes.
+#[derive(Debug)]
+pub(super) struct Paced {
+    incoming: Incoming,
+    waited: Waited,
+}
+
 /// What a request's body may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits<'a> {
     pub(super) memory_bytes_max: u64,
     pub(super) body_bytes_max: u64,
     pub(super) streamed_body_bytes_max: Option<u64>,
-    pub(super) stall: Duration,
+    pub(super) pace: Pace,
     pub(super) spool_dir: &'a Path,
 }
 
@@ -63,7 +72,11 @@ impl<'a> Limits<'a> {
             memory_bytes_max: snapshot.limits.held_memory_bytes_max,
             body_bytes_max: snapshot.limits.body_bytes_max,
             streamed_body_bytes_max: None,
-            stall: snapshot.limits.stall,
+            pace: Pace {
+                stall: snapshot.limits.stall,
+                grace: snapshot.limits.header,
+                bytes_per_s_min: snapshot.limits.body_bytes_per_s_min,
+            },
             spool_dir: &snapshot.spool_dir,
         }
     }
@@ -99,6 +112,7 @@ pub(super) async fn receive(incoming: Incoming, limits: Limits<'_>) -> Result<Re
     if let Some(length) = length.filter(|length| *length > limits.body_bytes_max) {
         let may_stream = limits.streamed_body_bytes_max.is_some_and(|most| length <= most);
         return if may_stream {
+            let incoming = Paced { incoming, waited: Waited::new(limits.pace) };
             Ok(RequestBody::Streaming { length, incoming })
         } else {
             Err(Refusal::BodyTooLarge)
@@ -122,15 +136,16 @@ pub(super) async fn in_memory(incoming: Incoming, limits: Limits<'_>) -> Result<
 }
 
 async fn hold(mut incoming: Incoming, length: Option<u64>, limits: Limits<'_>) -> Result<Held, Refusal> {
+    let begun = Instant::now();
     let mut gathered = Gathered::Nothing;
     let mut received = 0;
-    while let Some(data) = next_data(&mut incoming, limits.stall).await? {
+    while let Some(data) = next_data(&mut incoming, limits.pace, received, begun).await? {
         received += length_of(&data);
         if received > limits.body_bytes_max {
             return Err(Refusal::BodyTooLarge);
         }
         if received > limits.memory_bytes_max {
-            return spool(gathered, data, incoming, limits).await.map(Held::File);
+            return spool(gathered, data, incoming, begun, limits).await.map(Held::File);
         }
         gathered = gathered.and(data);
     }
@@ -145,12 +160,13 @@ async fn spool(
     gathered: Gathered,
     data: Bytes,
     mut incoming: Incoming,
+    begun: Instant,
     limits: Limits<'_>,
 ) -> Result<Spool, Refusal> {
     let mut spool = Spool::create(limits.spool_dir).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(gathered.into_bytes()).await.map_err(Refusal::BodyNotHeld)?;
     spool.append(data).await.map_err(Refusal::BodyNotHeld)?;
-    while let Some(data) = next_data(&mut incoming, limits.stall).await? {
+    while let Some(data) = next_data(&mut incoming, limits.pace, spool.length(), begun).await? {
         if spool.length() + length_of(&data) > limits.body_bytes_max {
             return Err(Refusal::BodyTooLarge);
         }
@@ -161,9 +177,16 @@ async fn spool(
 }
 
 /// The next piece of data; trailers are dropped (RFC 9110 §6.5.1 allows that).
-async fn next_data(incoming: &mut Incoming, stall: Duration) -> Result<Option<Bytes>, Refusal> {
+async fn next_data(
+    incoming: &mut Incoming,
+    pace: Pace,
+    received: u64,
+    begun: Instant,
+) -> Result<Option<Bytes>, Refusal> {
     loop {
-        let Ok(frame) = tokio::time::timeout(stall, incoming.frame()).await else {
+        let now = Instant::now();
+        let until = now + pace.patience(received, now.saturating_duration_since(begun));
+        let Ok(frame) = tokio::time::timeout_at(until, incoming.frame()).await else {
             return Err(Refusal::BodyIncomplete);
         };
         match frame {
@@ -222,14 +245,15 @@ pin_project_lite::pin_project! {
     pub(super) struct ClientBody<'a> {
         #[pin]
         incoming: &'a mut Incoming,
+        waited: &'a mut Waited,
     }
 }
 
 // === impl ClientBody ===
 
 impl<'a> ClientBody<'a> {
-    pub(super) fn new(incoming: &'a mut Incoming) -> Self {
-        Self { incoming }
+    pub(super) fn new(paced: &'a mut Paced) -> Self {
+        Self { incoming: &mut paced.incoming, waited: &mut paced.waited }
     }
 }
 
@@ -241,6 +265,19 @@ impl Body for ClientBody<'_> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.project().incoming.poll_frame(cx).map_err(Into::into)
+        let this = self.project();
+        let frame = this.incoming.poll_frame(cx);
+        let count = match &frame {
+            Poll::Pending => {
+                this.waited.waits();
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, |data| length_of(data)),
+            Poll::Ready(Some(Err(_)) | None) => return frame.map_err(Into::into),
+        };
+        if !this.waited.brings(count) {
+            return Poll::Ready(Some(Err("the body comes too slowly".into())));
+        }
+        frame.map_err(Into::into)
     }
 }
