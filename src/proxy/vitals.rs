@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -17,9 +17,24 @@ use crate::config::Limits;
 /// How often a worker looks at its connections.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
-/// A client that goes on sending after its last reply is listened to for this long; less when the process stops.
-const LINGER_MAX: Duration = Duration::from_secs(2);
+/// A client that goes on sending after its last reply is listened to for this long, and a silent one for less (both
+/// as in nginx, `lingering_time` and `lingering_timeout`); less still when the process stops.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+const LINGER_SILENT_MAX: Duration = Duration::from_secs(5);
 const LINGER_AT_STOP: Duration = Duration::from_millis(250);
+
+/// An idle connection that is told to close and does not is cut after this.
+const POLITE_MAX: Duration = Duration::from_secs(5);
+
+/// A client that resets a stream this soon after it began it did not want the answer.
+const HASTE: Duration = Duration::from_secs(1);
+
+/// So many hasty resets, and more than half of all requests: the connection gets GOAWAY, and requests that still come
+/// are refused unforwarded ("rapid reset", CVE-2023-44487). Envoy looks after 500 requests; here each is a connection
+/// to WeChat that is lost, so we look sooner. A client that was told has at most as many on their way as it may have
+/// open; after those it floods.
+const HASTY_RESETS_MAX: u64 = 20;
+const AFTER_GOAWAY_MAX: u64 = 100;
 
 /// The notes of one connection.
 #[derive(Debug)]
@@ -28,6 +43,16 @@ pub(crate) struct Vitals {
     since: Cell<Instant>,
     write_stalled_since: Cell<Option<Instant>>,
     in_flight: Cell<u32>,
+    /// When our side was closed.
+    closed_at: Cell<Option<Instant>>,
+    requests: Cell<u64>,
+    requests_max: Cell<u64>,
+    hasty_resets: Cell<u64>,
+    /// The last request before the client was found hasty.
+    hasty_from: Cell<Option<u64>>,
+    is_flooding: Cell<bool>,
+    /// HTTP/2's streams, some of them over.
+    streams: RefCell<Vec<Weak<StreamVitals>>>,
     /// HTTP/2 frames come and go without a request; only HTTP/1 has a head that can be slow.
     is_multiplexed: Cell<bool>,
     /// The client has closed its side.
@@ -47,7 +72,7 @@ enum State {
 }
 
 /// Whether, and how, a connection is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ending {
     /// It goes on.
     None,
@@ -55,6 +80,17 @@ pub(super) enum Ending {
     Polite,
     /// At once.
     Cut,
+}
+
+/// The notes of one HTTP/2 stream.
+///
+/// A stream's task wakes for its request's body, for WeChat and for timers; one that sleeps through all the time that
+/// these may take waits for a window that the client does not open (CVE-2019-9517).
+#[derive(Debug)]
+pub(super) struct StreamVitals {
+    woke_at: Cell<Instant>,
+    is_cut: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// All connections of one worker.
@@ -81,6 +117,13 @@ impl Vitals {
             since: Cell::new(Instant::now()),
             write_stalled_since: Cell::new(None),
             in_flight: Cell::new(0),
+            closed_at: Cell::new(None),
+            requests: Cell::new(0),
+            requests_max: Cell::new(u64::MAX),
+            hasty_resets: Cell::new(0),
+            hasty_from: Cell::new(None),
+            is_flooding: Cell::new(false),
+            streams: RefCell::default(),
             is_multiplexed: Cell::new(false),
             is_half_closed: Cell::new(false),
             ending: Cell::new(Ending::None),
@@ -88,9 +131,10 @@ impl Vitals {
         }
     }
 
-    /// The handshake is over; requests may come.
-    pub(super) fn ready(&self, is_multiplexed: bool) {
+    /// The handshake is over; `requests_max` requests may come.
+    pub(super) fn ready(&self, is_multiplexed: bool, requests_max: u64) {
         self.is_multiplexed.set(is_multiplexed);
+        self.requests_max.set(requests_max);
         self.enter(State::Idle, Instant::now());
     }
 
@@ -98,6 +142,59 @@ impl Vitals {
     pub(super) fn request_begins(&self, now: Instant) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.enter(State::Busy, now);
+        let requests = self.requests.get() + 1;
+        self.requests.set(requests);
+        if requests >= self.requests_max.get() {
+            self.end(Ending::Polite);
+        }
+        if self.hasty_from.get().is_some_and(|from| requests - from > AFTER_GOAWAY_MAX) {
+            self.floods();
+        }
+    }
+
+    /// The client has dropped a request that began at `begun`, before its reply was handed over. To be noted before
+    /// the request's end.
+    pub(super) fn request_is_dropped(&self, begun: Instant, now: Instant) {
+        if !self.is_multiplexed.get() || now.saturating_duration_since(begun) >= HASTE {
+            return;
+        }
+        let resets = self.hasty_resets.get() + 1;
+        self.hasty_resets.set(resets);
+        let requests = self.requests.get();
+        if resets >= HASTY_RESETS_MAX && resets * 2 > requests && self.hasty_from.get().is_none() {
+            self.hasty_from.set(Some(requests));
+            self.end(Ending::Polite);
+        }
+    }
+
+    /// Whether the client resets most of what it begins.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.hasty_from.get().is_some()
+    }
+
+    /// The client sends more than anyone needs to; the connection is to fail.
+    pub(super) fn floods(&self) {
+        if !self.is_flooding.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// Whether [`Self::floods`] was said.
+    pub(super) fn is_flooding(&self) -> bool {
+        self.is_flooding.get()
+    }
+
+    /// After this request's reply an HTTP/1 connection is to close, since what follows on it may not be what the client
+    /// meant (RFC 9112 §9.6). HTTP/2's streams do not touch each other.
+    pub(super) fn distrust(&self) {
+        if !self.is_multiplexed.get() {
+            self.end(Ending::Polite);
+        }
+    }
+
+    /// Whether no request should follow.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.get() != Ending::None
     }
 
     /// A request has ended, its reply handed over.
@@ -113,8 +210,12 @@ impl Vitals {
     pub(super) fn received(&self, count: usize) {
         if count == 0 {
             self.is_half_closed.set(true);
-        } else if self.state.get() == State::Idle && !self.is_multiplexed.get() {
-            self.enter(State::Head, Instant::now());
+            return;
+        }
+        match self.state.get() {
+            State::Idle if !self.is_multiplexed.get() => self.enter(State::Head, Instant::now()),
+            State::Closing => self.since.set(Instant::now()),
+            State::Handshake | State::Idle | State::Head | State::Busy => {}
         }
     }
 
@@ -127,6 +228,30 @@ impl Vitals {
         }
     }
 
+    /// A stream begins.
+    pub(super) fn stream(&self) -> Rc<StreamVitals> {
+        let stream = Rc::new(StreamVitals {
+            woke_at: Cell::new(Instant::now()),
+            is_cut: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        self.streams.borrow_mut().push(Rc::downgrade(&stream));
+        stream
+    }
+
+    fn sweep_streams(&self, limits: &Limits, now: Instant) {
+        self.streams.borrow_mut().retain(|stream| {
+            let Some(stream) = stream.upgrade() else { return false };
+            if now.saturating_duration_since(stream.woke_at.get()) >= limits.request + limits.stall {
+                stream.is_cut.set(true);
+                if let Some(waker) = stream.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+            true
+        });
+    }
+
     /// Whether the client has closed its side.
     pub(super) fn is_half_closed(&self) -> bool {
         self.is_half_closed.get()
@@ -134,7 +259,9 @@ impl Vitals {
 
     /// Our side is closed.
     pub(super) fn closes(&self) {
-        self.enter(State::Closing, Instant::now());
+        let now = Instant::now();
+        self.closed_at.set(Some(now));
+        self.enter(State::Closing, now);
     }
 
     /// Whether our side is closed.
@@ -152,11 +279,15 @@ impl Vitals {
     }
 
     fn end(&self, ending: Ending) {
-        if self.ending.get() != ending {
+        if self.ending.get() < ending {
             self.ending.set(ending);
-            if let Some(waker) = self.waker.borrow_mut().take() {
-                waker.wake();
-            }
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
         }
     }
 
@@ -165,25 +296,54 @@ impl Vitals {
         self.since.set(now);
     }
 
-    fn is_overdue(&self, limits: &Limits, now: Instant) -> bool {
+    /// How it is to end by now.
+    fn due(&self, limits: &Limits, now: Instant) -> Ending {
         let write_stalls = self
             .write_stalled_since
             .get()
             .is_some_and(|since| now.saturating_duration_since(since) >= limits.stall);
         let in_state = now.saturating_duration_since(self.since.get());
-        write_stalls
-            || match self.state.get() {
-                State::Handshake => in_state >= limits.handshake,
-                State::Idle => in_state >= limits.idle,
-                State::Head => in_state >= limits.header,
-                State::Closing => in_state >= LINGER_MAX,
-                // Bodies and replies have limits of their own, on progress.
-                State::Busy => false,
-            }
+        let is_over = match self.state.get() {
+            State::Handshake => in_state >= limits.handshake,
+            State::Idle => in_state >= limits.idle + POLITE_MAX,
+            State::Head => in_state >= limits.header,
+            State::Closing => in_state >= LINGER_SILENT_MAX || self.closed_for(now) >= LINGER_MAX,
+            // Bodies and replies have limits of their own, on progress.
+            State::Busy => false,
+        };
+        // One that floods should have failed by itself, unless it does not read what we say.
+        if is_over || write_stalls || self.is_flooding.get() {
+            Ending::Cut
+        } else if self.state.get() == State::Idle && in_state >= limits.idle {
+            Ending::Polite
+        } else {
+            Ending::None
+        }
+    }
+
+    fn closed_for(&self, now: Instant) -> Duration {
+        self.closed_at.get().map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+}
+
+// === impl StreamVitals ===
+
+impl StreamVitals {
+    /// The stream's task was woken; says whether it may go on.
+    pub(super) fn wakes(&self, cx: &Context<'_>) -> bool {
+        self.woke_at.set(Instant::now());
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        !self.is_cut.get()
     }
 }
 
 // === impl Connections ===
+
+/// The oldest idle connections that make room at once: one, and this part of those that are idle.
+const ROOM_PART: usize = 16;
 
 impl Connections {
     /// One more.
@@ -202,9 +362,7 @@ impl Connections {
 
     /// Whether none is open that has anything left to say at `now`.
     pub(super) fn are_drained(&self, now: Instant) -> bool {
-        let is_over = |vitals: &Rc<Vitals>| {
-            vitals.is_closing() && now.saturating_duration_since(vitals.since.get()) >= LINGER_AT_STOP
-        };
+        let is_over = |vitals: &Rc<Vitals>| vitals.is_closing() && vitals.closed_for(now) >= LINGER_AT_STOP;
         self.open.borrow().values().all(is_over)
     }
 
@@ -212,12 +370,29 @@ impl Connections {
     pub(super) fn sweep(&self, limits: &Limits, now: Instant) -> u64 {
         let mut ended = 0;
         for vitals in self.open.borrow().values() {
-            if vitals.is_overdue(limits, now) && vitals.ending.get() != Ending::Cut {
-                vitals.end(Ending::Cut);
-                ended += 1;
-            }
+            vitals.sweep_streams(limits, now);
+            let due = vitals.due(limits, now);
+            ended += u64::from(due != Ending::None && !vitals.is_ending());
+            vitals.end(due);
         }
         ended
+    }
+
+    /// Ends those that have been idle longest, as nginx does when its connections run out: a client that only sits
+    /// there must not keep others out. Says how many.
+    pub(super) fn make_room(&self) -> u64 {
+        let open = self.open.borrow();
+        let is_idle = |vitals: &&Rc<Vitals>| {
+            matches!(vitals.state.get(), State::Idle | State::Handshake) && !vitals.is_ending()
+        };
+        let mut idle: Vec<&Rc<Vitals>> = open.values().filter(is_idle).collect();
+        idle.sort_unstable_by_key(|vitals| vitals.since.get());
+        let count = idle.len().div_ceil(ROOM_PART);
+        for vitals in idle.iter().take(count) {
+            // A handshake knows no manners.
+            vitals.end(if vitals.state.get() == State::Idle { Ending::Polite } else { Ending::Cut });
+        }
+        u64::try_from(count).unwrap_or(u64::MAX)
     }
 
     /// Tells all to end.

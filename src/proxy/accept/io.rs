@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::frames::Frames;
 use crate::proxy::vitals::Vitals;
 
 /// Where clients connect.
@@ -38,6 +39,8 @@ enum Stream {
 pub(crate) struct ClientIo {
     stream: Stream,
     again: Vec<u8>,
+    /// HTTP/2's, if it is that.
+    frames: Option<Frames>,
     vitals: Rc<Vitals>,
 }
 
@@ -49,7 +52,8 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                // A client that is gone already is found out soon enough.
+                let _set = stream.set_nodelay(true);
                 Ok(Plain::Tcp(stream))
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Plain::Unix(stream)),
@@ -61,13 +65,13 @@ impl Listener {
 
 impl ClientIo {
     pub(super) fn new(plain: Plain, vitals: Rc<Vitals>) -> Self {
-        Self { stream: Stream::Plain(plain), again: Vec::new(), vitals }
+        Self { stream: Stream::Plain(plain), again: Vec::new(), frames: None, vitals }
     }
 
     /// Does the TLS handshake.
     pub(super) async fn handshake(plain: Plain, vitals: Rc<Vitals>, tls: TlsAcceptor) -> io::Result<Self> {
         let stream = tls.accept(plain).await?;
-        Ok(Self { stream: Stream::Tls(Box::new(stream)), again: Vec::new(), vitals })
+        Ok(Self { stream: Stream::Tls(Box::new(stream)), again: Vec::new(), frames: None, vitals })
     }
 
     /// Whether ALPN chose HTTP/2.
@@ -91,6 +95,37 @@ impl ClientIo {
         self.again = bytes;
     }
 
+    /// What comes is HTTP/2, from its preface on.
+    pub(super) fn watch_frames(&mut self, preface_bytes: usize) {
+        self.frames = Some(Frames::after_preface(preface_bytes));
+    }
+
+    fn came(&mut self, bytes: &[u8]) {
+        self.vitals.received(bytes.len());
+        if let Some(frames) = &mut self.frames
+            && !frames.see(bytes)
+        {
+            self.vitals.floods();
+        }
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.vitals.write_stalls(written.is_pending());
+        if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, written) {
+            frames.sent(*count);
+        }
+    }
+
+    /// Says goodbye to a client that floods us, as far as the socket takes it, and lets the connection fail. What
+    /// hyper still had to write is for that client alone.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(frames) = self.frames.take() {
+            let _said = Pin::new(&mut *self).poll_write(cx, &frames.goodbye());
+            let _sent = Pin::new(self).poll_flush(cx);
+        }
+        Poll::Ready(Err(io::Error::other("the client floods the connection")))
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_shutdown(cx),
@@ -103,11 +138,15 @@ impl ClientIo {
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.vitals.is_flooding() {
+            return this.poll_goodbye(cx);
+        }
         if !this.again.is_empty() {
             let count = this.again.len().min(to.remaining());
-            to.put_slice(this.again.get(..count).unwrap_or_default());
-            this.again = this.again.split_off(count);
-            this.vitals.received(count);
+            let rest = this.again.split_off(count);
+            let first = std::mem::replace(&mut this.again, rest);
+            to.put_slice(&first);
+            this.came(&first);
             return Poll::Ready(Ok(()));
         }
         let before = to.filled().len();
@@ -116,7 +155,7 @@ impl AsyncRead for ClientIo {
             Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_read(cx, to),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, to),
         })?;
-        this.vitals.received(to.filled().len() - before);
+        this.came(to.filled().get(before..).unwrap_or_default());
         Poll::Ready(Ok(()))
     }
 }
@@ -129,7 +168,7 @@ impl AsyncWrite for ClientIo {
             Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.vitals.write_stalls(written.is_pending());
+        this.wrote(&written);
         written
     }
 
@@ -144,7 +183,7 @@ impl AsyncWrite for ClientIo {
             Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
-        this.vitals.write_stalls(written.is_pending());
+        this.wrote(&written);
         written
     }
 

@@ -3,10 +3,12 @@
 //! With TLS the protocol is ALPN's choice. Without it the first bytes decide: a client that speaks HTTP/2 with prior
 //! knowledge begins with a fixed preface (RFC 9113 §3.4) that no HTTP/1 request begins with.
 
+mod frames;
 mod io;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use io::Listener;
@@ -25,7 +28,7 @@ use io::{ClientIo, Plain};
 use super::authenticate::Remembered;
 use super::body::ReplyBody;
 use super::handle::{Connection, handle};
-use super::vitals::{Ending, Vitals};
+use super::vitals::{Ending, StreamVitals, Vitals};
 use super::worker::Worker;
 
 /// A worker that cannot accept (out of file descriptors, mostly) tries again after this.
@@ -40,11 +43,12 @@ pub(super) async fn accept(
     tls: Option<Arc<rustls::ServerConfig>>,
 ) {
     let tls = tls.map(TlsAcceptor::from);
+    let mut is_failing = false;
     loop {
-        // Without a permit the backlog waits; that is what it is for.
-        let Ok(permit) = Arc::clone(&worker.permits).acquire_owned().await else { return };
         match listener.accept().await {
             Ok(stream) => {
+                is_failing = false;
+                let Some(permit) = permit(&worker).await else { return };
                 let worker = Rc::clone(&worker);
                 let tls = tls.clone();
                 tokio::task::spawn_local(async move {
@@ -54,9 +58,32 @@ pub(super) async fn accept(
             }
             Err(error) => {
                 worker.counts.accept_errors.one();
-                tracing::warn!(cause = %error, "a connection could not be accepted");
+                // It went away while it waited (man 2 accept).
+                if error.kind() == std::io::ErrorKind::ConnectionAborted {
+                    continue;
+                }
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(cause = %error, "a connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// Leave to serve one more connection. Where there is none, idle ones make room; meanwhile this one waits, and the
+/// backlog behind it. `None`: the worker ends.
+async fn permit(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+    let permits = &worker.permits;
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return Some(permit);
+    }
+    let mut waiting = std::pin::pin!(Arc::clone(permits).acquire_owned());
+    loop {
+        worker.counts.connections_expired.add(worker.connections.make_room());
+        // What becomes idle later makes room later.
+        if let Ok(permit) = tokio::time::timeout(ACCEPT_PAUSE, waiting.as_mut()).await {
+            return permit.ok();
         }
     }
 }
@@ -114,7 +141,7 @@ async fn serve_stream(
     stream: Plain,
     tls: Option<TlsAcceptor>,
 ) -> std::io::Result<()> {
-    let (io, speaks_h2) = match tls {
+    let (mut io, speaks_h2) = match tls {
         Some(tls) => {
             let io = until_stop(vitals, ClientIo::handshake(stream, Rc::clone(vitals), tls)).await?;
             let speaks_h2 = io.chose_h2();
@@ -122,8 +149,9 @@ async fn serve_stream(
         }
         None => until_stop(vitals, sniff(ClientIo::new(stream, Rc::clone(vitals)))).await?,
     };
-    vitals.ready(speaks_h2);
+    vitals.ready(speaks_h2, worker.view().snapshot.limits.requests_per_connection);
     if speaks_h2 {
+        io.watch_frames(PREFACE.len());
         serve_h2(worker, vitals, io).await;
     } else {
         serve_h1(worker, vitals, io).await;
@@ -166,6 +194,9 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
+        // A client may close its side once it has asked (RFC 9112 §9.6 asks nothing else of it), and hyper need not
+        // look for that while it answers, which saves a system call.
+        .half_close(true)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(limits.header_bytes_max.max(READ_BUFFER_BYTES_MAX));
     // hyper keeps room for 100 on the stack; any other number costs an allocation for each head.
@@ -186,10 +217,14 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
 
 async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
     let limits = worker.view().snapshot.limits.clone();
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(Streams(Rc::clone(vitals)));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(H2_RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(H2_ERRORS_MAX)
+        .keep_alive_interval(H2_PING_EVERY)
+        .keep_alive_timeout(H2_PONG_MAX)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
@@ -210,18 +245,45 @@ async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// What Envoy's advice for servers on the open internet says (reliability.md §1).
 const H2_STREAMS_MAX: u32 = 100;
+/// Streams that were reset before we looked at them, and streams that we had to reset (RFC 9113 §10.5); one more, and
+/// the connection ends with `ENHANCE_YOUR_CALM`.
+const H2_RESETS_PENDING_MAX: usize = 20;
+const H2_ERRORS_MAX: usize = 100;
+/// A client whose machine is gone does not answer a PING.
+const H2_PING_EVERY: Duration = Duration::from_secs(30);
+const H2_PONG_MAX: Duration = Duration::from_secs(20);
 const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// Runs HTTP/2's streams on the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
+/// Runs a connection's HTTP/2 streams on the worker's own thread.
+#[derive(Debug, Clone)]
+struct Streams(Rc<Vitals>);
 
-// === impl LocalExecutor ===
+pin_project_lite::pin_project! {
+    /// A stream's task, with its notes. Cost: an allocation for each stream, a look at the clock for each waking.
+    struct Stream<F> {
+        vitals: Rc<StreamVitals>,
+        #[pin]
+        task: F,
+    }
+}
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
+// === impl Streams ===
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, task: F) {
         // The connection's task ends its streams' tasks: they fail as soon as it is gone.
-        drop(tokio::task::spawn_local(future));
+        drop(tokio::task::spawn_local(Stream { vitals: self.0.stream(), task }));
+    }
+}
+
+// === impl Stream ===
+
+impl<F: Future<Output = ()>> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.vitals.wakes(cx) { this.task.poll(cx) } else { Poll::Ready(()) }
     }
 }
