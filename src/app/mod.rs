@@ -1,6 +1,7 @@
 //! The one place that knows every part: builds stores, keepers, clients and workers; reloads and drains them.
 
 mod accounts;
+mod descriptors;
 mod listen;
 pub mod online;
 
@@ -90,7 +91,10 @@ impl App {
         let (snapshot, snapshots) = watch::channel(first);
         let (phase, phases) = watch::channel(Phase::Serve);
         let server_tls = config.server.tls.as_ref().map(server_tls).transpose()?.map(Arc::new);
-        let permits = Arc::new(Semaphore::new(config.server.limits.connections_max));
+        let permits = Arc::new(Semaphore::new(descriptors::connections_max(
+            config.server.limits.connections_max,
+            config.server.workers,
+        )));
         let pseudonym: Arc<str> = format!("weigate-{:08x}", fastrand::u32(..)).into();
         let upstream_tls = Arc::new(upstream_tls);
         let mut counts = Vec::new();
