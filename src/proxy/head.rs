@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::{HOST, VIA};
+use http::header::{EXPECT, HOST, MAX_FORWARDS, TRANSFER_ENCODING, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
@@ -17,7 +17,12 @@ pub(super) fn check(head: &Parts, pseudonym: &str) -> Result<(), Refusal> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Refusal::Method);
     }
+    // `*` asks about the server, and only `OPTIONS` can (RFC 9112 §3.2.4).
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Refusal::MalformedRequest("the request target is not one for this method"));
+    }
     check_host(head)?;
+    check_framing(head)?;
     if has_passed(&head.headers, pseudonym) {
         return Err(Refusal::Loop);
     }
@@ -49,6 +54,42 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::MalformedRequest("the request target has a strange scheme"));
     }
     Ok(())
+}
+
+/// What hyper takes and another server might not (RFC 9112 §6.1), an expectation nobody can meet (RFC 9110 §10.1.1),
+/// and spaces that HTTP/2 carries and HTTP/1 drops (RFC 9113 §8.2.1).
+///
+/// Cost: two look-ups, and on HTTP/2 a look at each value's ends.
+fn check_framing(head: &Parts) -> Result<(), Refusal> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => {}
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        (Some(_), _) => return Err(Refusal::TransferCoding),
+    }
+    let is_usual = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if !head.headers.get_all(EXPECT).iter().all(is_usual) {
+        return Err(Refusal::Expectation);
+    }
+    if head.version == Version::HTTP_2 {
+        let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+        let is_padded = |value: &HeaderValue| {
+            let bytes = value.as_bytes();
+            is_space(bytes.first()) || is_space(bytes.last())
+        };
+        if head.headers.values().any(is_padded) {
+            return Err(Refusal::MalformedRequest("a field's value begins or ends with a space"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the request is for this server and not for one behind it: `OPTIONS *` (RFC 9110 §9.3.7), or an `OPTIONS`
+/// that may not be forwarded (§7.6.2).
+pub(super) fn is_for_us(head: &Parts) -> bool {
+    head.uri.path() == "*"
+        || head.method == Method::OPTIONS
+            && head.headers.get(MAX_FORWARDS).is_some_and(|left| left.as_bytes() == b"0")
 }
 
 /// `host`, `host:port`, `[v6]:port`; empty is allowed (RFC 9112 §3.2: a target without an authority).
@@ -110,6 +151,30 @@ mod tests {
         assert!(check_head(|r| r.uri("http://evil/x").header("host", "a")).is_err());
         assert!(check_head(|r| r.uri("http://u@a/x").header("host", "a")).is_err());
         assert!(check_head(|r| r.uri("ftp://a/x").header("host", "a")).is_err());
+    }
+
+    #[test]
+    fn one_transfer_coding_is_known_and_one_expectation() {
+        let with = |fields: &[(&str, &str)]| {
+            check_head(|r| fields.iter().fold(r.uri("/").header("host", "a"), |r, (n, v)| r.header(*n, *v)))
+        };
+        assert_eq!(with(&[("transfer-encoding", "Chunked")]), Ok(()));
+        for bad in ["chunked, chunked", "gzip, chunked", "identity", ""] {
+            assert!(with(&[("transfer-encoding", bad)]).is_err(), "{bad}");
+        }
+        assert!(with(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]).is_err());
+        assert_eq!(with(&[("expect", "100-Continue")]), Ok(()));
+        assert!(with(&[("expect", "100-continue, x")]).is_err());
+        assert!(with(&[("expect", "100-continue"), ("expect", "x")]).is_err());
+    }
+
+    #[test]
+    fn spaces_around_a_value_are_http_1s_alone() {
+        for bad in [" x", "x ", "\tx", "x\t"] {
+            let h2 = check_head(|r| r.uri("/").version(Version::HTTP_2).header("x-a", bad));
+            assert!(h2.is_err(), "{bad:?}");
+        }
+        assert_eq!(check_head(|r| r.uri("/").version(Version::HTTP_2).header("x-a", "x y")), Ok(()));
     }
 
     #[test]

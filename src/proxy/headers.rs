@@ -4,7 +4,7 @@
 //! uses without naming them.
 
 use bytes::BufMut;
-use http::header::{CONNECTION, HeaderMap};
+use http::header::{CONNECTION, HeaderMap, MAX_FORWARDS};
 use http::{HeaderName, HeaderValue};
 
 /// The fields that `Connection` names, if it names any beyond `close` and `keep-alive`.
@@ -45,7 +45,19 @@ pub(super) fn write_request(headers: &HeaderMap, to: &mut impl BufMut) {
         if stays_here(name) || nominated.names(name) {
             continue;
         }
+        if name == MAX_FORWARDS {
+            write_one_less(value, to);
+            continue;
+        }
         write_line(name.as_str(), value.as_bytes(), to);
+    }
+}
+
+/// `Max-Forwards` counts down from hop to hop (RFC 9110 §7.6.2); what is no number is not passed on.
+fn write_one_less(value: &HeaderValue, to: &mut impl BufMut) {
+    let left = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
+    if let Some(left) = left.and_then(|left| left.checked_sub(1)) {
+        write_line(MAX_FORWARDS.as_str(), itoa::Buffer::new().format(left).as_bytes(), to);
     }
 }
 
@@ -85,9 +97,17 @@ fn ends_here(name: &HeaderName) -> bool {
 /// Whether a request's field never leaves: framing and hop-by-hop fields, credentials (weigate's own and others
 /// that WeChat has no use for), what the forwarder writes itself, and where the client is (RFC 7239 is not WeChat's
 /// business).
+///
+/// A name with `_` for `-` is another name (RFC 9110 §5.1), but not to every server (CGI makes one of both), so it
+/// stays where its twin does.
 fn stays_here(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    is_held_back(name) || name.contains('_') && is_held_back(&name.replace('_', "-"))
+}
+
+fn is_held_back(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "host"
             | "content-length"
             | "connection"
@@ -110,7 +130,7 @@ fn stays_here(name: &HeaderName) -> bool {
             | "x-forwarded-proto"
             | "x-forwarded-port"
             | "x-real-ip"
-    ) || name.as_str().starts_with("x-weigate-")
+    ) || name.starts_with("x-weigate-")
 }
 
 #[cfg(test)]
@@ -164,6 +184,22 @@ mod tests {
             "x-weigate-error",
         ] {
             assert_eq!(sent(&[(name, "x")]), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_twin_with_underscores_stays_with_its_original() {
+        for name in ["content_length", "transfer_encoding", "x_forwarded_for", "x_weigate_error"] {
+            assert_eq!(sent(&[(name, "x")]), "", "{name}");
+        }
+        assert_eq!(sent(&[("my_field", "x")]), "my_field: x\r\n");
+    }
+
+    #[test]
+    fn max_forwards_counts_down() {
+        assert_eq!(sent(&[("max-forwards", "3")]), "max-forwards: 2\r\n");
+        for odd in ["0", "-1", "x", "99999999999"] {
+            assert_eq!(sent(&[("max-forwards", odd)]), "", "{odd}");
         }
     }
 

@@ -16,6 +16,10 @@ use crate::wechat::paths::PathError;
 pub enum Refusal {
     /// The head breaks HTTP's rules (RFC 9110, 9112) in a way that two servers might read differently.
     MalformedRequest(&'static str),
+    /// `Transfer-Encoding` is not `chunked` alone (RFC 9112 §6.1).
+    TransferCoding,
+    /// `Expect` asks for what nobody can promise (RFC 9110 §10.1.1).
+    Expectation,
     /// The method is one that is never forwarded.
     Method,
     /// The request has been here before.
@@ -55,8 +59,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every word that [`Refusal::word`] can say.
-    pub const WORDS: [&'static str; 17] = [
+    pub const WORDS: [&'static str; 19] = [
         "malformed_request",
+        "transfer_coding",
+        "expectation",
         "method",
         "loop",
         "path",
@@ -95,6 +101,12 @@ impl Refusal {
         use StatusCode as S;
         match self {
             Self::MalformedRequest(line) => (S::BAD_REQUEST, "malformed_request", line),
+            Self::TransferCoding => {
+                (S::NOT_IMPLEMENTED, "transfer_coding", "the only Transfer-Encoding known is one `chunked`")
+            }
+            Self::Expectation => {
+                (S::EXPECTATION_FAILED, "expectation", "the only Expect known is `100-continue`")
+            }
             Self::Method => (S::METHOD_NOT_ALLOWED, "method", "this method is not forwarded"),
             Self::Loop => (S::LOOP_DETECTED, "loop", "this request has been through this weigate already"),
             Self::Path(error) => (S::BAD_REQUEST, "path", path_line(*error)),
@@ -128,6 +140,8 @@ impl Refusal {
             Self::RateLimited => Some(Duration::from_secs(1)),
             Self::NoToken { retry_after, .. } => Some(*retry_after),
             Self::MalformedRequest(_)
+            | Self::TransferCoding
+            | Self::Expectation
             | Self::Method
             | Self::Loop
             | Self::Path(_)
@@ -143,6 +157,11 @@ impl Refusal {
         }
     }
 
+    /// Whether what follows on the connection may not be what the client meant.
+    pub fn is_about_framing(&self) -> bool {
+        matches!(self, Self::MalformedRequest(_) | Self::TransferCoding | Self::Expectation | Self::Method)
+    }
+
     /// More than the word says, for the log alone.
     pub fn cause(&self) -> Option<String> {
         match self {
@@ -151,6 +170,8 @@ impl Refusal {
             Self::Path(error) => Some(error.to_string()),
             Self::NoToken { why, .. } => Some((*why).to_owned()),
             Self::MalformedRequest(_)
+            | Self::TransferCoding
+            | Self::Expectation
             | Self::Method
             | Self::Loop
             | Self::NotHere
