@@ -32,6 +32,9 @@ use crate::types::{Generation, RequestId};
 use crate::wechat::paths::Need;
 use crate::wechat::{ErrCode, envelope};
 
+/// How a request ends whose client has dropped it.
+const CLIENT_GONE: &str = "client_gone";
+
 /// What the requests of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -54,12 +57,15 @@ pub(super) async fn handle(
         Ok(response) => response,
         Err(refusal) => {
             exchange.refused(&refusal);
+            if refusal.is_about_framing() {
+                connection.vitals.distrust();
+            }
             respond::refuse(&refusal, exchange.id)
         }
     };
     exchange.status = response.status();
     respond::sign(&mut response, exchange.id);
-    if worker.is_draining.get() && head.version <= Version::HTTP_11 {
+    if (worker.is_draining.get() || connection.vitals.is_ending()) && head.version <= Version::HTTP_11 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response.body_mut().ends(exchange);
@@ -83,8 +89,11 @@ impl Way<'_> {
     ) -> Result<Response<ReplyBody>, Refusal> {
         let snapshot = &*self.view.snapshot;
         head::check(self.head, &self.worker.pseudonym)?;
-        if self.head.uri.path() == "*" {
+        if head::is_for_us(self.head) {
             return Ok(options());
+        }
+        if exchange.connection.vitals.is_hasty() {
+            return Err(Refusal::RateLimited);
         }
         let target = Target::of(&self.head.uri)?;
         if let Need::TokenCall(call) = target.judged.need {
@@ -254,7 +263,7 @@ impl Exchange {
             upstream_time: None,
             refusal: None,
             // What is dropped before it ended was dropped because the client had gone.
-            ending: "client_gone",
+            ending: CLIENT_GONE,
             route: None,
             permit: None,
             connection: Rc::clone(connection),
@@ -351,6 +360,9 @@ impl Drop for Exchange {
         let now = Instant::now();
         worker.counts.requests_ended.one();
         worker.counts.request_time.observe(now.saturating_duration_since(self.started_at));
+        if self.ending == CLIENT_GONE {
+            vitals.request_is_dropped(self.started_at, now);
+        }
         vitals.request_ends(now);
         let is_loggable = match &self.refusal {
             Some(_) => worker.may_log_refusal(self.started_at),
