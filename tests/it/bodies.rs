@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Barrier;
 use weigate::sandbox::Sandbox;
 
+use crate::bare::{Bare, Raw, RawReply, get_head, reply_with};
 use crate::harness::{
     APP_ID, Binary, CLIENT_KEY, PATIENCE, STABLE_TOKEN, Setup, client, get, hex, note, until, wait_ready,
     wechat,
 };
-use crate::raw::{Bare, Raw, RawReply, get_head, reply_with};
 
 const UPLOAD: &str = "/cgi-bin/media/upload?type=image";
 const MEGABYTES_10: usize = 10 << 20;

@@ -2,8 +2,8 @@
 
 use weigate::sandbox::{Fault, FaultDoes};
 
+use crate::bare::{Raw, get_head};
 use crate::harness::{CLIENT_KEY, PATIENCE, Setup, client, get, note, wechat};
-use crate::raw::{Raw, get_head};
 
 const MEGABYTE: u64 = 1 << 20;
 /// What a download of any size may cost: buffers on both sides, and what a debug build's allocator keeps.

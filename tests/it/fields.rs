@@ -2,8 +2,8 @@
 
 use weigate::sandbox::{ArrangedReply, Fault, FaultDoes};
 
+use crate::bare::{Bare, Raw, get_head, reply_with};
 use crate::harness::{CLIENT_KEY, Setup, get, wechat};
-use crate::raw::{Bare, Raw, get_head, reply_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requests_fields_travel_in_order_and_hop_by_hop_fields_and_credentials_stay_here() {

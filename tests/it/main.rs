@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod bare;
 mod bodies;
 mod commands;
 mod config;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 use weigate::sandbox::{ArrangedReply, Fault, FaultDoes, Sandbox, When};
 
+use crate::bare::{Bare, reply_with};
 use crate::harness::{APP_ID, CLIENT_KEY, PATIENCE, Proxy, STABLE_TOKEN, Setup, client, get, until, wechat};
-use crate::raw::{Bare, reply_with};
 
 /// Makes the next request on a path meet an error.
 type Spoil<'a> = &'a dyn Fn(&str);

@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 use weigate::sandbox::{Sandbox, When};
 
+use crate::bare::{Raw, get_head};
 use crate::harness::{
     APP_ID, Binary, CLIENT_KEY, PATIENCE, Setup, client, client_lines, get, get_json, until, wechat,
 };
-use crate::raw::{Raw, get_head};
 
 const STOPPING: &str = "stopping: requests in flight finish";
 

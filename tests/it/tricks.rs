@@ -2,8 +2,8 @@
 
 use weigate::sandbox::Endpoint;
 
+use crate::bare::{Raw, get_head};
 use crate::harness::{APP_ID, APP_SECRET, CLIENT_KEY, Setup, wechat};
-use crate::raw::{Raw, get_head};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_one_access_token_arrives_and_it_is_ours_whatever_the_query_tries() {

@@ -13,8 +13,8 @@ use tokio_rustls::client::TlsStream;
 use weigate::config::ListenAddress;
 use weigate::sandbox::When;
 
+use crate::bare::Raw;
 use crate::harness::{APP_ID, CLIENT_KEY, Proxy, Setup, until, wechat, write_private};
-use crate::raw::Raw;
 
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
@@ -143,7 +143,7 @@ async fn tls_offers_both_protocols_and_lets_the_client_choose() {
     }
     // Who speaks plain HTTP there gets no answer and no service.
     let mut client = Raw::connect(proxy.address).await;
-    client.send(crate::raw::get_head("/wxa/plain")).await;
+    client.send(crate::bare::get_head("/wxa/plain")).await;
     assert!(!client.rest().await.starts_with(b"HTTP/"));
     assert_eq!(wechat.control().counters().requests_at("/wxa/plain"), 0);
 }
