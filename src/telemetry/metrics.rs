@@ -49,6 +49,8 @@ pub struct WorkerCounts {
     pub connections_closed: Count,
     /// Client connections closed because they were too slow or idle too long.
     pub connections_expired: Count,
+    /// Times a client connection was idle for so long that it gave up its buffers.
+    pub connections_rested: Count,
     /// Failed accepts (out of file descriptors, mostly).
     pub accept_errors: Count,
     /// Requests begun.
@@ -113,6 +115,7 @@ impl WorkerCounts {
             connections_accepted: Count::default(),
             connections_closed: Count::default(),
             connections_expired: Count::default(),
+            connections_rested: Count::default(),
             accept_errors: Count::default(),
             requests_begun: Count::default(),
             requests_ended: Count::default(),
@@ -185,6 +188,12 @@ fn write_connections(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
             "counter",
             "client connections closed for being slow or idle",
             sum(|w| &w.connections_expired),
+        ),
+        (
+            "weigate_connections_rested_total",
+            "counter",
+            "times an idle client connection gave up its buffers",
+            sum(|w| &w.connections_rested),
         ),
         ("weigate_accept_errors_total", "counter", "accepts that failed", sum(|w| &w.accept_errors)),
         (

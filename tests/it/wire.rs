@@ -174,3 +174,21 @@ async fn several_listeners_serve_at_once_and_a_dead_socket_file_is_no_obstacle()
     }
     assert_eq!(wechat.control().counters().requests_at("/wxa/x"), 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_rested_serves_the_next_request_as_if_nothing_had_been() {
+    let wechat = wechat().await;
+    let proxy = Setup::new().start(&wechat).await;
+    let mut client = Raw::connect(proxy.address).await;
+    client.send(get_head("/cgi-bin/menu/get")).await;
+    assert_eq!(client.reply().await.status, 200);
+    let rested = || proxy.metric("weigate_connections_rested_total");
+    while rested().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        client.send(get_head("/cgi-bin/menu/get")).await;
+        assert_eq!(client.reply().await.status, 200);
+    }
+    assert_eq!(proxy.metric("weigate_connections_expired_total").await, 0);
+}

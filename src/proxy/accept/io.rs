@@ -1,5 +1,6 @@
 //! A client's socket, plain or TLS, TCP or unix, that keeps its [`Vitals`] up to date.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -93,6 +94,24 @@ impl ClientIo {
     /// What was read will be read again.
     pub(super) fn put_back(&mut self, bytes: Vec<u8>) {
         self.again = bytes;
+    }
+
+    /// Waits until there is something to read, or an end.
+    pub(super) async fn news(&self) {
+        if !self.again.is_empty() {
+            return;
+        }
+        // An error is news too: the next read tells it.
+        let _ready = poll_fn(|cx| match &self.stream {
+            Stream::Plain(plain) => plain.poll_read_ready(cx),
+            Stream::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+        })
+        .await;
+    }
+
+    /// Closes the connection in stages, as `poll_shutdown` says.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_shutdown(cx)).await
     }
 
     /// What comes is HTTP/2, from its preface on.
@@ -225,6 +244,15 @@ impl AsyncWrite for ClientIo {
 }
 
 // === impl Plain ===
+
+impl Plain {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+}
 
 impl AsyncRead for Plain {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

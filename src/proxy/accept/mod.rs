@@ -189,7 +189,11 @@ fn service(
     service_fn(move |request| handle(Rc::clone(&connection), request))
 }
 
-async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
+/// Serves HTTP/1.1 until the connection ends.
+///
+/// hyper keeps its buffers, some 16 KiB, while a connection is idle. One that rests is taken out of hyper's hands and
+/// put into a new pair when the client sends again, which costs an allocation or two once a second at the most.
+async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
     let limits = worker.view().snapshot.limits.clone();
     let mut builder = http1::Builder::new();
     builder
@@ -203,16 +207,32 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
     if limits.headers_max != 100 {
         builder.max_headers(limits.headers_max);
     }
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
-    let mut is_finishing = false;
-    let _served = poll_fn(|cx: &mut Context<'_>| {
-        if !is_finishing && vitals.ending(cx) == Ending::Polite {
-            is_finishing = true;
-            connection.as_mut().graceful_shutdown();
+    loop {
+        // In a box of its own, which goes when the connection rests.
+        let mut connection = Box::new(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
+        let mut is_finishing = false;
+        let is_resting = poll_fn(|cx: &mut Context<'_>| {
+            if !is_finishing && vitals.ending(cx) == Ending::Polite {
+                is_finishing = true;
+                Pin::new(&mut *connection).graceful_shutdown();
+            }
+            let has_ended = Pin::new(&mut connection).poll(cx).is_ready();
+            if has_ended || vitals.may_rest() { Poll::Ready(!has_ended) } else { Poll::Pending }
+        })
+        .await;
+        if !is_resting {
+            return;
         }
-        connection.as_mut().poll(cx)
-    })
-    .await;
+        worker.counts.connections_rested.one();
+        let parts = connection.into_parts();
+        io = parts.io.into_inner();
+        io.put_back(parts.read_buf.into());
+        if unless(|cx| vitals.ending(cx) != Ending::None, io.news()).await.is_none() {
+            // It had nothing to say and is told to go.
+            let _closed = io.close().await;
+            return;
+        }
+    }
 }
 
 async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {

@@ -5,7 +5,6 @@
 //! connections cost some 50 µs twice a second.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -13,6 +12,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
+
+mod connections;
+
+pub(super) use connections::Connections;
 
 /// How often a worker looks at its connections.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(500);
@@ -22,6 +25,9 @@ pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 const LINGER_MAX: Duration = Duration::from_secs(30);
 const LINGER_SILENT_MAX: Duration = Duration::from_secs(5);
 const LINGER_AT_STOP: Duration = Duration::from_millis(250);
+
+/// An idle connection keeps its buffers for this long.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// An idle connection that is told to close and does not is cut after this.
 const POLITE_MAX: Duration = Duration::from_secs(5);
@@ -57,6 +63,8 @@ pub(crate) struct Vitals {
     is_multiplexed: Cell<bool>,
     /// The client has closed its side.
     is_half_closed: Cell<bool>,
+    /// It has been idle for long enough to be kept without its buffers.
+    may_rest: Cell<bool>,
     ending: Cell<Ending>,
     waker: RefCell<Option<Waker>>,
 }
@@ -93,21 +101,6 @@ pub(super) struct StreamVitals {
     waker: RefCell<Option<Waker>>,
 }
 
-/// All connections of one worker.
-#[derive(Debug, Default)]
-pub(super) struct Connections {
-    open: RefCell<HashMap<u64, Rc<Vitals>>>,
-    next: Cell<u64>,
-}
-
-/// A connection that counts as open until this is dropped.
-#[derive(Debug)]
-pub(super) struct Open<'a> {
-    connections: &'a Connections,
-    number: u64,
-    pub(super) vitals: Rc<Vitals>,
-}
-
 // === impl Vitals ===
 
 impl Vitals {
@@ -126,6 +119,7 @@ impl Vitals {
             streams: RefCell::default(),
             is_multiplexed: Cell::new(false),
             is_half_closed: Cell::new(false),
+            may_rest: Cell::new(false),
             ending: Cell::new(Ending::None),
             waker: RefCell::new(None),
         }
@@ -244,9 +238,7 @@ impl Vitals {
             let Some(stream) = stream.upgrade() else { return false };
             if now.saturating_duration_since(stream.woke_at.get()) >= limits.request + limits.stall {
                 stream.is_cut.set(true);
-                if let Some(waker) = stream.waker.borrow_mut().take() {
-                    waker.wake();
-                }
+                stream.waker.borrow_mut().take().into_iter().for_each(Waker::wake);
             }
             true
         });
@@ -267,6 +259,25 @@ impl Vitals {
     /// Whether our side is closed.
     pub(super) fn is_closing(&self) -> bool {
         self.state.get() == State::Closing
+    }
+
+    /// Whether the connection has been idle for long enough to be kept without its buffers.
+    pub(super) fn may_rest(&self) -> bool {
+        self.may_rest.get() && self.state.get() == State::Idle
+    }
+
+    fn has_been_idle_for(&self, span: Duration, now: Instant) -> bool {
+        self.state.get() == State::Idle
+            && !self.is_multiplexed.get()
+            && now.saturating_duration_since(self.since.get()) >= span
+    }
+
+    fn rest(&self) {
+        if !self.may_rest.replace(true)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
     }
 
     /// What the worker decided. The task that asks is woken when that changes.
@@ -292,6 +303,9 @@ impl Vitals {
     }
 
     fn enter(&self, state: State, now: Instant) {
+        if state != State::Idle {
+            self.may_rest.set(false);
+        }
         self.state.set(state);
         self.since.set(now);
     }
@@ -337,76 +351,5 @@ impl StreamVitals {
             *waker = Some(cx.waker().clone());
         }
         !self.is_cut.get()
-    }
-}
-
-// === impl Connections ===
-
-/// The oldest idle connections that make room at once: one, and this part of those that are idle.
-const ROOM_PART: usize = 16;
-
-impl Connections {
-    /// One more.
-    pub(super) fn open(&self) -> Open<'_> {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        let vitals = Rc::new(Vitals::new());
-        self.open.borrow_mut().insert(number, Rc::clone(&vitals));
-        Open { connections: self, number, vitals }
-    }
-
-    /// How many are open.
-    pub(super) fn count(&self) -> usize {
-        self.open.borrow().len()
-    }
-
-    /// Whether none is open that has anything left to say at `now`.
-    pub(super) fn are_drained(&self, now: Instant) -> bool {
-        let is_over = |vitals: &Rc<Vitals>| vitals.is_closing() && vitals.closed_for(now) >= LINGER_AT_STOP;
-        self.open.borrow().values().all(is_over)
-    }
-
-    /// Ends those that are over a limit; says how many.
-    pub(super) fn sweep(&self, limits: &Limits, now: Instant) -> u64 {
-        let mut ended = 0;
-        for vitals in self.open.borrow().values() {
-            vitals.sweep_streams(limits, now);
-            let due = vitals.due(limits, now);
-            ended += u64::from(due != Ending::None && !vitals.is_ending());
-            vitals.end(due);
-        }
-        ended
-    }
-
-    /// Ends those that have been idle longest, as nginx does when its connections run out: a client that only sits
-    /// there must not keep others out. Says how many.
-    pub(super) fn make_room(&self) -> u64 {
-        let open = self.open.borrow();
-        let is_idle = |vitals: &&Rc<Vitals>| {
-            matches!(vitals.state.get(), State::Idle | State::Handshake) && !vitals.is_ending()
-        };
-        let mut idle: Vec<&Rc<Vitals>> = open.values().filter(is_idle).collect();
-        idle.sort_unstable_by_key(|vitals| vitals.since.get());
-        let count = idle.len().div_ceil(ROOM_PART);
-        for vitals in idle.iter().take(count) {
-            // A handshake knows no manners.
-            vitals.end(if vitals.state.get() == State::Idle { Ending::Polite } else { Ending::Cut });
-        }
-        u64::try_from(count).unwrap_or(u64::MAX)
-    }
-
-    /// Tells all to end.
-    pub(super) fn end_all(&self, ending: Ending) {
-        for vitals in self.open.borrow().values() {
-            vitals.end(ending);
-        }
-    }
-}
-
-// === impl Open ===
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.connections.open.borrow_mut().remove(&self.number);
     }
 }
