@@ -35,6 +35,10 @@ use crate::wechat::{ErrCode, envelope};
 /// How a request ends whose client has dropped it.
 const CLIENT_GONE: &str = "client_gone";
 
+/// A refused body up to here mostly came with its head, and hyper reads over it; of a longer one the client is told to
+/// send no more of it (RFC 9112 §9.6).
+const DRAINED_BYTES_MAX: u64 = 8 * 1024;
+
 /// What the requests of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -49,6 +53,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let (head, incoming) = request.into_parts();
+    let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
     let worker = &*connection.worker;
     let view = worker.view();
     let mut exchange = Box::new(Exchange::begin(&connection, &head));
@@ -57,7 +62,7 @@ pub(super) async fn handle(
         Ok(response) => response,
         Err(refusal) => {
             exchange.refused(&refusal);
-            if refusal.is_about_framing() {
+            if refusal.is_about_framing() || is_long && refusal.leaves_body() {
                 connection.vitals.distrust();
             }
             respond::refuse(&refusal, exchange.id)

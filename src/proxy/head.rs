@@ -47,6 +47,9 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     if authority.as_str().contains('@') {
         return Err(Refusal::MalformedRequest("user information in the request target"));
     }
+    if !is_authority(authority.as_str().as_bytes()) {
+        return Err(Refusal::MalformedRequest("not a valid authority in the request target"));
+    }
     if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
         return Err(Refusal::MalformedRequest("Host and request target differ"));
     }
@@ -57,7 +60,7 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
 }
 
 /// What hyper takes and another server might not (RFC 9112 §6.1), an expectation nobody can meet (RFC 9110 §10.1.1),
-/// and spaces that HTTP/2 carries and HTTP/1 drops (RFC 9113 §8.2.1).
+/// and what HTTP/2 carries and HTTP/1 does not: a path that is none, spaces around a value (RFC 9113 §8.2.1).
 ///
 /// Cost: two look-ups, and on HTTP/2 a look at each value's ends.
 fn check_framing(head: &Parts) -> Result<(), Refusal> {
@@ -72,6 +75,10 @@ fn check_framing(head: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::Expectation);
     }
     if head.version == Version::HTTP_2 {
+        // RFC 9113 §8.3.1: `:path` is neither empty nor a query alone.
+        if !head.uri.path_and_query().is_some_and(|path| path.as_str().starts_with(['/', '*'])) {
+            return Err(Refusal::MalformedRequest("`:path` does not begin with a slash"));
+        }
         let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
         let is_padded = |value: &HeaderValue| {
             let bytes = value.as_bytes();

@@ -162,6 +162,11 @@ impl Refusal {
         matches!(self, Self::MalformedRequest(_) | Self::TransferCoding | Self::Expectation | Self::Method)
     }
 
+    /// Whether it comes before the request's body was read.
+    pub fn leaves_body(&self) -> bool {
+        !matches!(self, Self::NoToken { .. } | Self::Upstream(_))
+    }
+
     /// More than the word says, for the log alone.
     pub fn cause(&self) -> Option<String> {
         match self {

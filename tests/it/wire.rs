@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use weigate::config::ListenAddress;
 use weigate::sandbox::When;
 
-use crate::bare::Raw;
+use crate::bare::{Raw, get_head};
 use crate::harness::{APP_ID, CLIENT_KEY, Proxy, Setup, until, wechat, write_private};
 
 type Sender = hyper::client::conn::http2::SendRequest<Full<Bytes>>;

@@ -234,7 +234,7 @@ impl AsyncWrite for ClientIo {
             ready!(this.poll_close(cx))?;
             this.vitals.closes();
         }
-        let mut piece = [0; 4096];
+        let mut piece = [0; 16 * 1024];
         while !this.vitals.is_half_closed() {
             let mut to = ReadBuf::new(&mut piece);
             ready!(Pin::new(&mut *this).poll_read(cx, &mut to))?;

@@ -20,6 +20,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use io::Listener;
@@ -80,7 +81,7 @@ async fn permit(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     }
     let mut waiting = std::pin::pin!(Arc::clone(permits).acquire_owned());
     loop {
-        worker.counts.connections_expired.add(worker.connections.make_room());
+        worker.counts.connections_expired.add(worker.connections.make_room(Instant::now()));
         // What becomes idle later makes room later.
         if let Ok(permit) = tokio::time::timeout(ACCEPT_PAUSE, waiting.as_mut()).await {
             return permit.ok();

@@ -4,6 +4,9 @@
 //! ([`SWEEP_EVERY`]) and ends those that are over a limit. So a request costs no timer, and ten thousand idle
 //! connections cost some 50 µs twice a second.
 
+mod connections;
+mod stream;
+
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
@@ -13,18 +16,16 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 
-mod connections;
-
 pub(super) use connections::Connections;
+pub(super) use stream::StreamVitals;
 
 /// How often a worker looks at its connections.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_millis(500);
+pub(in crate::proxy) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// A client that goes on sending after its last reply is listened to for this long, and a silent one for less (both
-/// as in nginx, `lingering_time` and `lingering_timeout`); less still when the process stops.
+/// as in nginx, `lingering_time` and `lingering_timeout`).
 const LINGER_MAX: Duration = Duration::from_secs(30);
 const LINGER_SILENT_MAX: Duration = Duration::from_secs(5);
-const LINGER_AT_STOP: Duration = Duration::from_millis(250);
 
 /// An idle connection keeps its buffers for this long.
 const REST_AFTER: Duration = Duration::from_secs(1);
@@ -41,6 +42,9 @@ const HASTE: Duration = Duration::from_secs(1);
 /// open; after those it floods.
 const HASTY_RESETS_MAX: u64 = 20;
 const AFTER_GOAWAY_MAX: u64 = 100;
+
+/// When connections run out, one whose first request may be on its way has some time for it.
+const ROOM_AFTER: Duration = Duration::from_millis(250);
 
 /// The notes of one connection.
 #[derive(Debug)]
@@ -63,9 +67,9 @@ pub(crate) struct Vitals {
     is_multiplexed: Cell<bool>,
     /// The client has closed its side.
     is_half_closed: Cell<bool>,
-    /// It has been idle for long enough to be kept without its buffers.
-    may_rest: Cell<bool>,
     ending: Cell<Ending>,
+    /// When the ending was decided.
+    told_at: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -81,24 +85,13 @@ enum State {
 
 /// Whether, and how, a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Ending {
+pub(in crate::proxy) enum Ending {
     /// It goes on.
     None,
     /// After what is in flight.
     Polite,
     /// At once.
     Cut,
-}
-
-/// The notes of one HTTP/2 stream.
-///
-/// A stream's task wakes for its request's body, for WeChat and for timers; one that sleeps through all the time that
-/// these may take waits for a window that the client does not open (CVE-2019-9517).
-#[derive(Debug)]
-pub(super) struct StreamVitals {
-    woke_at: Cell<Instant>,
-    is_cut: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
 }
 
 // === impl Vitals ===
@@ -121,19 +114,20 @@ impl Vitals {
             is_half_closed: Cell::new(false),
             may_rest: Cell::new(false),
             ending: Cell::new(Ending::None),
+            told_at: Cell::new(None),
             waker: RefCell::new(None),
         }
     }
 
     /// The handshake is over; `requests_max` requests may come.
-    pub(super) fn ready(&self, is_multiplexed: bool, requests_max: u64) {
+    pub(in crate::proxy) fn ready(&self, is_multiplexed: bool, requests_max: u64) {
         self.is_multiplexed.set(is_multiplexed);
         self.requests_max.set(requests_max);
         self.enter(State::Idle, Instant::now());
     }
 
     /// A request has begun.
-    pub(super) fn request_begins(&self, now: Instant) {
+    pub(in crate::proxy) fn request_begins(&self, now: Instant) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.enter(State::Busy, now);
         let requests = self.requests.get() + 1;
@@ -148,7 +142,7 @@ impl Vitals {
 
     /// The client has dropped a request that began at `begun`, before its reply was handed over. To be noted before
     /// the request's end.
-    pub(super) fn request_is_dropped(&self, begun: Instant, now: Instant) {
+    pub(in crate::proxy) fn request_is_dropped(&self, begun: Instant, now: Instant) {
         if !self.is_multiplexed.get() || now.saturating_duration_since(begun) >= HASTE {
             return;
         }
@@ -162,37 +156,37 @@ impl Vitals {
     }
 
     /// Whether the client resets most of what it begins.
-    pub(super) fn is_hasty(&self) -> bool {
+    pub(in crate::proxy) fn is_hasty(&self) -> bool {
         self.hasty_from.get().is_some()
     }
 
     /// The client sends more than anyone needs to; the connection is to fail.
-    pub(super) fn floods(&self) {
+    pub(in crate::proxy) fn floods(&self) {
         if !self.is_flooding.replace(true) {
             self.wake();
         }
     }
 
     /// Whether [`Self::floods`] was said.
-    pub(super) fn is_flooding(&self) -> bool {
+    pub(in crate::proxy) fn is_flooding(&self) -> bool {
         self.is_flooding.get()
     }
 
     /// After this request's reply an HTTP/1 connection is to close, since what follows on it may not be what the client
     /// meant (RFC 9112 §9.6). HTTP/2's streams do not touch each other.
-    pub(super) fn distrust(&self) {
+    pub(in crate::proxy) fn distrust(&self) {
         if !self.is_multiplexed.get() {
             self.end(Ending::Polite);
         }
     }
 
     /// Whether no request should follow.
-    pub(super) fn is_ending(&self) -> bool {
+    pub(in crate::proxy) fn is_ending(&self) -> bool {
         self.ending.get() != Ending::None
     }
 
     /// A request has ended, its reply handed over.
-    pub(super) fn request_ends(&self, now: Instant) {
+    pub(in crate::proxy) fn request_ends(&self, now: Instant) {
         let left = self.in_flight.get().saturating_sub(1);
         self.in_flight.set(left);
         if left == 0 && self.state.get() == State::Busy {
@@ -201,7 +195,7 @@ impl Vitals {
     }
 
     /// Bytes came in.
-    pub(super) fn received(&self, count: usize) {
+    pub(in crate::proxy) fn received(&self, count: usize) {
         if count == 0 {
             self.is_half_closed.set(true);
             return;
@@ -214,7 +208,7 @@ impl Vitals {
     }
 
     /// The client's side of the socket is full, or takes bytes again.
-    pub(super) fn write_stalls(&self, is_stalled: bool) {
+    pub(in crate::proxy) fn write_stalls(&self, is_stalled: bool) {
         match (is_stalled, self.write_stalled_since.get()) {
             (true, None) => self.write_stalled_since.set(Some(Instant::now())),
             (false, Some(_)) => self.write_stalled_since.set(None),
@@ -223,12 +217,8 @@ impl Vitals {
     }
 
     /// A stream begins.
-    pub(super) fn stream(&self) -> Rc<StreamVitals> {
-        let stream = Rc::new(StreamVitals {
-            woke_at: Cell::new(Instant::now()),
-            is_cut: Cell::new(false),
-            waker: RefCell::new(None),
-        });
+    pub(in crate::proxy) fn stream(&self) -> Rc<StreamVitals> {
+        let stream = Rc::new(StreamVitals::new());
         self.streams.borrow_mut().push(Rc::downgrade(&stream));
         stream
     }
@@ -236,52 +226,32 @@ impl Vitals {
     fn sweep_streams(&self, limits: &Limits, now: Instant) {
         self.streams.borrow_mut().retain(|stream| {
             let Some(stream) = stream.upgrade() else { return false };
-            if now.saturating_duration_since(stream.woke_at.get()) >= limits.request + limits.stall {
-                stream.is_cut.set(true);
-                stream.waker.borrow_mut().take().into_iter().for_each(Waker::wake);
+            if stream.sleeps_since(now) >= limits.request + limits.stall {
+                stream.cut();
             }
             true
         });
     }
 
     /// Whether the client has closed its side.
-    pub(super) fn is_half_closed(&self) -> bool {
+    pub(in crate::proxy) fn is_half_closed(&self) -> bool {
         self.is_half_closed.get()
     }
 
     /// Our side is closed.
-    pub(super) fn closes(&self) {
+    pub(in crate::proxy) fn closes(&self) {
         let now = Instant::now();
         self.closed_at.set(Some(now));
         self.enter(State::Closing, now);
     }
 
     /// Whether our side is closed.
-    pub(super) fn is_closing(&self) -> bool {
+    pub(in crate::proxy) fn is_closing(&self) -> bool {
         self.state.get() == State::Closing
     }
 
-    /// Whether the connection has been idle for long enough to be kept without its buffers.
-    pub(super) fn may_rest(&self) -> bool {
-        self.may_rest.get() && self.state.get() == State::Idle
-    }
-
-    fn has_been_idle_for(&self, span: Duration, now: Instant) -> bool {
-        self.state.get() == State::Idle
-            && !self.is_multiplexed.get()
-            && now.saturating_duration_since(self.since.get()) >= span
-    }
-
-    fn rest(&self) {
-        if !self.may_rest.replace(true)
-            && let Some(waker) = self.waker.borrow_mut().take()
-        {
-            waker.wake();
-        }
-    }
-
     /// What the worker decided. The task that asks is woken when that changes.
-    pub(super) fn ending(&self, cx: &Context<'_>) -> Ending {
+    pub(in crate::proxy) fn ending(&self, cx: &Context<'_>) -> Ending {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
@@ -292,6 +262,7 @@ impl Vitals {
     fn end(&self, ending: Ending) {
         if self.ending.get() < ending {
             self.ending.set(ending);
+            self.told_at.set(Some(Instant::now()));
             self.wake();
         }
     }
@@ -310,6 +281,21 @@ impl Vitals {
         self.since.set(now);
     }
 
+    /// Whether the connection has been idle for long enough to be kept without its buffers.
+    pub(super) fn may_rest(&self) -> bool {
+        self.may_rest.get() && self.state.get() == State::Idle
+    }
+
+    /// Wakes the connection's task to give up its buffers, if it has been idle for long enough.
+    fn rest(&self, now: Instant) {
+        let has_idled = self.state.get() == State::Idle
+            && !self.is_multiplexed.get()
+            && now.saturating_duration_since(self.since.get()) >= REST_AFTER;
+        if has_idled && !self.may_rest.replace(true) {
+            self.waker.borrow_mut().take().into_iter().for_each(Waker::wake);
+        }
+    }
+
     /// How it is to end by now.
     fn due(&self, limits: &Limits, now: Instant) -> Ending {
         let write_stalls = self
@@ -319,7 +305,7 @@ impl Vitals {
         let in_state = now.saturating_duration_since(self.since.get());
         let is_over = match self.state.get() {
             State::Handshake => in_state >= limits.handshake,
-            State::Idle => in_state >= limits.idle + POLITE_MAX,
+            State::Idle => self.ignores_ending_for(now) >= POLITE_MAX,
             State::Head => in_state >= limits.header,
             State::Closing => in_state >= LINGER_SILENT_MAX || self.closed_for(now) >= LINGER_MAX,
             // Bodies and replies have limits of their own, on progress.
@@ -335,21 +321,25 @@ impl Vitals {
         }
     }
 
+    /// Since when it has nothing to do, and does not close although it was told to.
+    fn ignores_ending_for(&self, now: Instant) -> Duration {
+        let told_for = self.told_at.get().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let idle_for = now.saturating_duration_since(self.since.get());
+        if self.state.get() == State::Idle { told_for.min(idle_for) } else { Duration::ZERO }
+    }
+
+    /// Whether others may have its place: it waits for a client that has nothing to say, or no more.
+    fn can_make_room(&self, now: Instant) -> bool {
+        let is_old = now.saturating_duration_since(self.since.get()) >= ROOM_AFTER;
+        self.ending.get() != Ending::Cut
+            && match self.state.get() {
+                State::Idle => is_old || self.requests.get() > 0,
+                State::Handshake | State::Closing => is_old,
+                State::Head | State::Busy => false,
+            }
+    }
+
     fn closed_for(&self, now: Instant) -> Duration {
         self.closed_at.get().map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
-    }
-}
-
-// === impl StreamVitals ===
-
-impl StreamVitals {
-    /// The stream's task was woken; says whether it may go on.
-    pub(super) fn wakes(&self, cx: &Context<'_>) -> bool {
-        self.woke_at.set(Instant::now());
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        !self.is_cut.get()
     }
 }
