@@ -1,1 +1,75 @@
-//! x
+//! More clients than there is room for.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use weigate::sandbox::When;
+
+use super::{Then, answers, brought, get_head, is_well, talk};
+use crate::harness::{Binary, PATIENCE, Setup, metric, wait_ready, wechat};
+
+#[tokio::test]
+async fn beyond_connections_max_the_backlog_waits_and_nobody_is_lost() {
+    let wechat = wechat().await;
+    let proxy = Setup::new().server("[server.limits]\nconnections_max = 4").start(&wechat).await;
+    let hold = wechat.control().hold("/cgi-bin/user/info", When::BeforeJudging);
+    let request = get_head("Connection: close\r\n");
+    let release = async {
+        // As many as may are on their way; the others wait.
+        while wechat.control().holds().iter().map(|hold| hold.held).sum::<usize>() < 4 {
+            tokio::task::yield_now().await;
+        }
+        wechat.control().release(hold);
+    };
+    let clients = (0..100).map(|_| talk(proxy.address, request.as_bytes(), Then::Wait));
+    let (said, ()) = tokio::join!(join_all(clients), release);
+    let served = said.iter().filter(|said| answers(said, false)[0].status == 200).count();
+    assert_eq!((served, brought(&wechat).len()), (100, 100));
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_one_that_asks() {
+    let wechat = wechat().await;
+    let proxy = Setup::new()
+        .server("[server.limits]\nconnections_max = 8\nidle_ms_max = 3600000")
+        .start(&wechat)
+        .await;
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(get_head("").as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        idle.push(stream);
+    }
+    assert!(is_well(proxy.address).await);
+}
+
+/// 2,000 connections and 256 descriptors (reliability.md L5).
+#[tokio::test]
+async fn a_process_that_may_open_few_files_stays_reachable() {
+    let wechat = wechat().await;
+    let setup = Setup::new();
+    let path = setup.write(&wechat);
+    let binary = Binary::spawn(&path, Arc::new(setup.dir), |command| {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]).arg(command.get_program());
+        limited.args(command.get_args());
+        *command = limited;
+    });
+    wait_ready(binary.admin).await;
+    binary.logged(|line| line.contains("the limit on open files is too low")).await;
+    let crowd = join_all((0..2000).map(|_| TcpStream::connect(binary.address))).await;
+    let crowd: Vec<_> = crowd.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(metric(binary.admin, "weigate_accept_errors_total").await, 0);
+    // Even while they are there.
+    let served = tokio::time::timeout(PATIENCE, is_well(binary.address)).await;
+    assert!(served.is_ok_and(|served| served));
+    drop(crowd);
+    assert!(is_well(binary.address).await);
+    assert_eq!(metric(binary.admin, "weigate_accept_errors_total").await, 0);
+}

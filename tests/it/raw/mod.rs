@@ -74,7 +74,7 @@ async fn try_talk(address: SocketAddr, bytes: &[u8], then: Then) -> Option<Vec<u
         let (_write, _read) = tokio::join!(sending, read.read_to_end(&mut received));
         received
     };
-    timeout(std::time::Duration::from_secs(3), talking).await.ok()
+    timeout(PATIENCE, talking).await.ok()
 }
 
 /// The responses in `bytes`, 1xx left out; panics at what is not one. `heads`: none has a body.
