@@ -44,7 +44,6 @@ pub(super) struct Tls {
 }
 
 #[derive(Debug)]
-#[expect(clippy::struct_field_names, reason = "the names are those of the settings")]
 pub(super) struct Limits {
     pub(super) connections_max: Option<Spanned<u64>>,
     pub(super) handshake_ms_max: Option<Spanned<u64>>,

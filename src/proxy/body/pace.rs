@@ -101,7 +101,7 @@ mod tests {
         let mut waited = Waited::new(PACE);
         assert!(waited.brings(1));
         // Ours: nothing was asked for.
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert!(waited.brings(1));
         waited.waits();
         tokio::time::advance(Duration::from_secs(9)).await;

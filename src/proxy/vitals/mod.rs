@@ -67,6 +67,8 @@ pub(crate) struct Vitals {
     is_multiplexed: Cell<bool>,
     /// The client has closed its side.
     is_half_closed: Cell<bool>,
+    /// It has been idle for long enough to be kept without its buffers.
+    may_rest: Cell<bool>,
     ending: Cell<Ending>,
     /// When the ending was decided.
     told_at: Cell<Option<Instant>>,
@@ -292,7 +294,7 @@ impl Vitals {
             && !self.is_multiplexed.get()
             && now.saturating_duration_since(self.since.get()) >= REST_AFTER;
         if has_idled && !self.may_rest.replace(true) {
-            self.waker.borrow_mut().take().into_iter().for_each(Waker::wake);
+            self.wake();
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn fields(to: &mut Vec<Probe>) {
         "X\u{e9}A: 1",
         "X@A: 1",
         "\"X\": 1",
-        "X-A: 1\02",
+        "X-A: 1\x002",
         "X-A: 1\u{1}2",
         "X-A: 1\u{7f}2",
         "X-A: 1\u{b}2",
