@@ -74,8 +74,9 @@ fn main() -> Anyhow<()> {
         if let Err(error) = done {
             report.fault(format!("{experiment:?}: {error}"));
         }
+        report.save(&bench)?;
     }
-    report.write(&bench)
+    report.verdict()
 }
 
 impl Bench {

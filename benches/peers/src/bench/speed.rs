@@ -36,6 +36,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Anyhow<()> {
                 }
             }
         }
+        report.save(bench)?;
     }
     Ok(())
 }
@@ -56,7 +57,7 @@ fn one(bench: &Bench, report: &mut Report, kind: Kind, wire: Wire, mode: Mode, r
             proc::memory_kib(&subject.pids)
         });
         load(most, bench.options.warm_up_s)?;
-        memory.join().map_err(|_| "reading memory panicked".into()).and_then(|kib| Anyhow::Ok(kib))
+        memory.join().map_err(|_| "reading memory panicked".into()).and_then(Anyhow::Ok)
     })?;
     for &connections in &bench.options.connections {
         let measured = wrk::measured(bench, &subject, &origin, || load(connections, bench.options.seconds))?;

@@ -334,15 +334,15 @@ impl Wire {
 }
 
 impl Cpus {
+    /// A command that runs here, and ends with the harness however that ends.
     pub fn command(self, program: &Path) -> Command {
-        match self {
-            Self::One(cpu) => {
-                let mut command = Command::new("taskset");
-                command.arg("-c").arg(cpu.to_string()).arg(program);
-                command
-            }
-            Self::All => Command::new(program),
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]);
+        if let Self::One(cpu) = self {
+            command.args(["taskset", "-c", &cpu.to_string()]);
         }
+        command.arg(program);
+        command
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::stats::Spread;
 use crate::subject::{Kind, Mode, Wire};
 use crate::wrk::{FOREIGN_MAX, Measured};
-use crate::{Anyhow, Bench, options, plot};
+use crate::{Anyhow, Bench, plot};
 
 /// One subject under one load, once.
 pub struct Sample {
@@ -150,12 +150,16 @@ impl Report {
         self.faults.push(fault);
     }
 
-    /// Writes the page and the plot. An error if something could not be measured.
-    pub fn write(&self, bench: &Bench) -> Anyhow<()> {
+    /// Writes what there is so far.
+    pub fn save(&self, bench: &Bench) -> Anyhow<()> {
         fs::create_dir_all(&bench.options.out)?;
         fs::write(bench.options.out.join("results.md"), self.page(bench)?)?;
         fs::write(bench.options.out.join("results.svg"), plot::svg(&self.bars()))?;
-        fs::write(bench.run.join("samples.csv"), self.csv()?)?;
+        Ok(fs::write(bench.run.join("samples.csv"), self.csv()?)?)
+    }
+
+    /// An error if something could not be measured.
+    pub fn verdict(&self) -> Anyhow<()> {
         match self.faults.as_slice() {
             [] => Ok(()),
             faults => Err(format!("not all could be measured:\n{}", faults.join("\n")).into()),
@@ -169,10 +173,11 @@ impl Report {
         for fact in &self.facts {
             writeln!(page, "* {fact}")?;
         }
-        let options::Options { rounds, seconds, .. } = &bench.options;
+        let seconds = bench.options.seconds;
+        let done = self.samples.iter().map(|sample| sample.round).max().unwrap_or(bench.options.rounds);
         writeln!(
             page,
-            "* {rounds} interleaved rounds of {seconds} s for each sample; a fresh process for each subject and round. Ratios are taken within a round. Only ratios mean something on another machine."
+            "* {done} interleaved rounds of {seconds} s for each sample; a fresh process for each subject and round. Ratios are taken within a round. Only ratios mean something on another machine."
         )?;
         let noisy = self.samples.iter().filter(|sample| sample.measured.foreign > FOREIGN_MAX).count();
         writeln!(

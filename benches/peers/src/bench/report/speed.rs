@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Ratio, Report, Sample, TLS, cpu, p50, p99, rps};
+use super::{Ratio, Report, Sample, cpu, p50, p99, rps};
 use crate::Anyhow;
 use crate::stats::Spread;
 use crate::subject::{Kind, Mode, Wire};
