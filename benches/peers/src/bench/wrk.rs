@@ -1,0 +1,125 @@
+//! wrk, and one sample with it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use weigate_bench::{FIELDS, TARGET, client_key};
+
+use crate::origin::Origin;
+use crate::subject::{Mode, Running, Wire};
+use crate::{Anyhow, Bench, proc};
+
+/// What one run of wrk said.
+#[derive(Debug, Clone)]
+pub struct Load {
+    pub requests: u64,
+    pub seconds: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
+/// A run of wrk and what it cost.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    pub load: Load,
+    /// CPU of the subject for each request.
+    pub cpu_us: f64,
+    /// Cores that the subject used.
+    pub util: f64,
+    /// Cores that others used.
+    pub foreign: f64,
+}
+
+/// Others may use this much of the machine before a sample is taken again.
+pub const FOREIGN_MAX: f64 = 0.12;
+
+/// Loads a subject once.
+pub fn load(
+    bench: &Bench,
+    port: u16,
+    wire: Wire,
+    is_direct: bool,
+    mode: Mode,
+    connections: usize,
+    seconds: u64,
+) -> Anyhow<Load> {
+    let mut command = mode.load_cpus().command("wrk".as_ref());
+    command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"]);
+    command.arg(bench.conf.join("wrk.lua"));
+    command.args([
+        "-H",
+        "Host: api.weixin.qq.com",
+        "-H",
+        &format!("Authorization: Bearer {}", client_key(0)),
+    ]);
+    for (name, value) in FIELDS {
+        command.args(["-H", &format!("{name}: {value}")]);
+    }
+    let scheme = if is_direct && wire != Wire::Plain { "https" } else { "http" };
+    // Without a proxy nobody puts the token in.
+    let token = if is_direct {
+        format!("&access_token={}", weigate_bench::token(weigate_bench::APP_ID, 0))
+    } else {
+        String::new()
+    };
+    command.arg(format!("{scheme}://127.0.0.1:{port}{TARGET}{token}"));
+    let output = command.output().map_err(|error| format!("wrk: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {text}"))?;
+    let said: Value = serde_json::from_str(line)?;
+    for kind in ["connect", "read", "write", "status", "timeout"] {
+        if said[kind].as_u64() != Some(0) {
+            return Err(format!("wrk counts {kind} errors: {line}").into());
+        }
+    }
+    let number = |name: &str| said[name].as_f64().ok_or_else(|| format!("wrk does not say {name}"));
+    Ok(Load {
+        requests: said["requests"].as_u64().filter(|requests| *requests > 0).ok_or("wrk got no answer")?,
+        seconds: number("duration_us")? / 1e6,
+        p50_us: number("p50_us")?,
+        p99_us: number("p99_us")?,
+    })
+}
+
+/// Runs `work` on a quiet machine and counts what it cost; again where others disturbed it.
+pub fn measured(
+    bench: &Bench,
+    running: &Running,
+    origin: &Origin,
+    mut work: impl FnMut() -> Anyhow<Load>,
+) -> Anyhow<Measured> {
+    let mut best: Option<Measured> = None;
+    for _ in 0..=bench.options.repeats {
+        proc::wait_for_quiet(Duration::from_secs(bench.options.quiet_wait_s));
+        let counts = origin.control("/-/state")?;
+        let before =
+            (proc::cpu_ns(&running.pids), proc::cpu_ns(&[origin.pid()]), proc::own_cpu_ns(), proc::busy_ns());
+        let started = Instant::now();
+        let load = work()?;
+        let wall = started.elapsed();
+        let subject = proc::cpu_ns(&running.pids) - before.0;
+        let ours = subject + (proc::cpu_ns(&[origin.pid()]) - before.1) + (proc::own_cpu_ns() - before.2);
+        let foreign = (proc::busy_ns() - before.3).saturating_sub(ours);
+        let after = origin.control("/-/state")?;
+        if after.missing > counts.missing
+            || after.dead > counts.dead
+            || after.good - counts.good < load.requests
+        {
+            return Err(format!("the origin saw other requests than it should: {counts:?}, {after:?}").into());
+        }
+        let measured = Measured {
+            cpu_us: subject as f64 / 1e3 / load.requests as f64,
+            util: proc::cores(subject, Duration::from_secs_f64(load.seconds)),
+            foreign: proc::cores(foreign, wall),
+            load,
+        };
+        let is_quiet = measured.foreign <= FOREIGN_MAX;
+        if best.as_ref().is_none_or(|best| measured.foreign < best.foreign) {
+            best = Some(measured);
+        }
+        if is_quiet {
+            break;
+        }
+    }
+    best.ok_or_else(|| "no sample".into())
+}
