@@ -1,10 +1,13 @@
 //! How exchanges and connections end: whole, or seen to be cut.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::timeout;
 use weigate::sandbox::{ArrangedReply, Fault, FaultDoes, Sandbox, When};
 
 use super::frames::{Frame, RST_STREAM, Raw, get};
@@ -15,37 +18,51 @@ const API: &str = "/cgi-bin/user/info";
 const UPLOAD_BYTES: usize = 50 << 20;
 
 /// Sends a head and 50 MB, and reads at the same time, or only then.
-async fn upload(address: SocketAddr, head: String, reads_first: bool) -> Vec<Answer> {
-    let uploading = async {
-        let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
-        let sending = async move {
-            write.write_all(head.as_bytes()).await.unwrap();
-            let piece = vec![b'x'; 1 << 20];
-            for _ in 0..UPLOAD_BYTES >> 20 {
-                if write.write_all(&piece).await.is_err() {
-                    break;
-                }
+async fn upload(address: SocketAddr, head: &str, reads_first: bool) -> Vec<Answer> {
+    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+    let mut said = Vec::new();
+    let mut sending = pin!(send(&mut write, head));
+    if !reads_first {
+        sending.as_mut().await;
+    }
+    {
+        let mut reading = pin!(read.read_to_end(&mut said));
+        if reads_first {
+            // It has its answer and stops; or it had sent all before it came.
+            tokio::select! {
+                read = &mut reading => drop(read.unwrap()),
+                () = &mut sending => drop(reading.await.unwrap()),
             }
-            write
-        };
-        let mut said = Vec::new();
-        let mut sending = std::pin::pin!(sending);
-        let write = if reads_first { None } else { Some(sending.as_mut().await) };
-        {
-            let mut reading = std::pin::pin!(read.read_to_end(&mut said));
-            if write.is_some() {
-                reading.await.unwrap();
-            } else {
-                // It has its answer and stops; or it could not stop in time.
-                tokio::select! {
-                    read = &mut reading => drop(read.unwrap()),
-                    _write = &mut sending => drop(reading.await.unwrap()),
-                }
-            }
+        } else {
+            reading.await.unwrap();
         }
-        answers(&said, false)
-    };
-    tokio::time::timeout(PATIENCE, uploading).await.expect("no end")
+    }
+    answers(&said, false)
+}
+
+async fn send(write: &mut OwnedWriteHalf, head: &str) {
+    write.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..UPLOAD_BYTES >> 20 {
+        if write.write_all(&piece).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// How many of how many got the whole answer.
+async fn refused_uploads(address: SocketAddr, head: &str, status: u16) -> (usize, usize) {
+    let mut uploads = Vec::new();
+    // Those who read only when all is sent make weigate read all of it.
+    for (reads_first, rounds, at_once) in [(true, 19, 5), (false, 1, 5)] {
+        for _ in 0..rounds {
+            let clients = (0..at_once).map(|_| upload(address, head, reads_first));
+            let ended = timeout(PATIENCE, join_all(clients)).await;
+            uploads.extend(ended.unwrap_or_else(|_| panic!("an upload without an end")));
+        }
+    }
+    let is_whole = |said: &&Vec<Answer>| matches!(&***said, [said] if said.status == status && said.body.ends_with(b"}") && said.closes());
+    (uploads.iter().filter(is_whole).count(), uploads.len())
 }
 
 #[tokio::test]
@@ -53,22 +70,12 @@ async fn a_refusal_is_read_whole_while_the_body_still_comes() {
     let wechat = wechat().await;
     let proxy = Setup::new().start(&wechat).await;
     let long = format!("Content-Length: {UPLOAD_BYTES}\r\n");
-    let too_large = post_head(&long);
     let unknown = format!("POST {API} HTTP/1.1\r\nHost: w\r\nAuthorization: Bearer wrong\r\n{long}\r\n");
-    let mut whole = [0; 2];
-    for round in 0..20 {
-        for (index, (head, status)) in [(&too_large, 413), (&unknown, 401)].into_iter().enumerate() {
-            let reads_first = round > 0;
-            let count = if reads_first { 5 } else { 2 };
-            let clients = (0..count).map(|_| upload(proxy.address, head.clone(), reads_first));
-            for said in join_all(clients).await {
-                let is_whole = matches!(&*said, [said] if said.status == status && said.body.ends_with(b"}") && said.closes());
-                whole[index] += usize::from(is_whole);
-            }
-        }
+    for (status, head) in [(413, post_head(&long)), (401, unknown)] {
+        let (whole, all) = refused_uploads(proxy.address, &head, status).await;
+        println!("{status}: {whole} of {all} read the whole answer");
+        assert_eq!((whole, all), (100, 100), "{status}");
     }
-    println!("413: {} of 97, 401: {} of 97", whole[0], whole[1]);
-    assert_eq!(whole, [97, 97]);
 }
 
 fn strike(wechat: &Sandbox, path: &str, does: FaultDoes) {

@@ -75,19 +75,20 @@ impl Raw {
 
     /// The next frame; `None` when the server has closed.
     pub(super) async fn next(&mut self) -> Option<Frame> {
-        let reading = async {
-            loop {
-                if let Some((frame, length)) = first_of(&self.unread) {
-                    self.unread.drain(..length);
-                    return Some(frame);
-                }
-                match self.stream.read_buf(&mut self.unread).await {
-                    Ok(0) | Err(_) => return None,
-                    Ok(_) => {}
-                }
+        let reading = self.read();
+        timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("the server says nothing"))
+    }
+
+    async fn read(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, length)) = first_of(&self.unread) {
+                self.unread.drain(..length);
+                return Some(frame);
             }
-        };
-        timeout(PATIENCE, reading).await.expect("the server says nothing")
+            if self.stream.read_buf(&mut self.unread).await.ok()? == 0 {
+                return None;
+            }
+        }
     }
 
     /// Frames up to one that `is_it`, or all until the server closes.
@@ -132,9 +133,11 @@ pub(super) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
 }
 
 pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let [d, e, f, g] = stream.to_be_bytes();
-    [&[a, b, c, kind, flags, d, e, f, g], payload].concat()
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
 }
 
 /// HPACK, every name and value literally.

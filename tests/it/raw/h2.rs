@@ -12,7 +12,7 @@ const TARGET: &str = "/cgi-bin/user/info?openid=probe";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Want {
-    /// RST_STREAM, GOAWAY, or a status other than 200; nothing at WeChat.
+    /// `RST_STREAM`, GOAWAY, or a status other than 200; nothing at WeChat.
     Refused,
     /// One request at WeChat, with this body.
     Once(&'static str),
@@ -96,7 +96,7 @@ fn added(to: &mut Vec<Probe>) {
     let rows: &[(&[u8], &[u8], Want)] = &[
         (b"x-a", b"1\r2", Refused),
         (b"x-a", b"1\n2", Refused),
-        (b"x-a", b"1\0002", Refused),
+        (b"x-a", b"1\x002", Refused),
         (b"x-a", b"1\r\ninjected: 1", Refused),
         (b"x-a", b"1\r\n\r\nGET /cgi-bin/smuggled HTTP/1.1\r\nhost: w\r\n\r\n", Refused),
         (b"x-a", b" 1", Refused),
@@ -154,6 +154,11 @@ fn added(to: &mut Vec<Probe>) {
         let name = format!("{}: {}", name.escape_ascii(), value.escape_ascii());
         probe(to, &name, request(&fields), *want);
     }
+    misplaced(to);
+}
+
+/// Fields in an order, or in a number, that a good request does not have.
+fn misplaced(to: &mut Vec<Probe>) {
     let mut late = fields("GET", TARGET);
     late.swap(3, 4);
     probe(to, "a pseudo-header after a field", request(&late), Refused);

@@ -22,7 +22,7 @@ pub(super) fn fields(to: &mut Vec<Probe>) {
         "X\u{e9}A: 1",
         "X@A: 1",
         "\"X\": 1",
-        "X-A: 1\x002",
+        "X-A: 1\u{0}2",
         "X-A: 1\u{1}2",
         "X-A: 1\u{7f}2",
         "X-A: 1\u{b}2",
@@ -37,7 +37,7 @@ pub(super) fn fields(to: &mut Vec<Probe>) {
     ] {
         probe(to, format!("field {line:?}"), get_head(&format!("{line}\r\n")), Refused);
     }
-    let first = format!("GET /cgi-bin/user/info?openid=probe HTTP/1.1\r\n X: 1\r\n{}", &get_head("")[50..]);
+    let first = get_head("").replacen("\r\n", "\r\n X: 1\r\n", 1);
     probe(to, "a fold before the first field", first, Refused);
     for line in [
         "X-A:1",
