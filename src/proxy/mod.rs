@@ -21,7 +21,7 @@
 //! # Rules
 //!
 //! * Once more is not a loop: the second reply goes to the client, whatever it says.
-//! * A reply is never held: at most its first [`inspect::PEEK_BYTES_MAX`] bytes are looked at before it streams.
+//! * A reply is never held: at most its first kilobyte is looked at before it streams.
 //! * Everything here may be dropped at any await, since a client may hang up. Counts go up and down by guard.
 //! * The upstream's authority is a constant of the configuration; a request contributes path and query only.
 //!

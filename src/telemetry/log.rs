@@ -46,7 +46,7 @@ pub fn subscriber(settings: &Log) -> impl tracing::Subscriber + Send + Sync + us
 /// # Why credentials
 ///
 /// `/cgi-bin/menu/get&access_token=…` is a slip of the pen that puts a key into the path, and the path is logged. No
-/// path of WeChat's has a word of [`CREDENTIAL_BYTES_MIN`] characters with a digit in it; keys, placeholders, tokens and
+/// path of WeChat's has a word of `CREDENTIAL_BYTES_MIN` characters with a digit in it; keys, placeholders, tokens and
 /// AppSecrets are such words.
 #[derive(Clone, Copy)]
 pub struct Cut<'a>(pub &'a str);

@@ -55,7 +55,7 @@ async fn a_process_that_may_open_few_files_stays_reachable() {
     let wechat = wechat().await;
     let setup = Setup::new();
     let path = setup.write(&wechat);
-    let binary = Binary::spawn(&path, Arc::new(setup.dir), |command| {
+    let binary = Binary::spawn(&path, Arc::clone(&setup.dir), |command| {
         let mut limited = Command::new("sh");
         limited.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]).arg(command.get_program());
         limited.args(command.get_args());
