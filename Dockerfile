@@ -4,7 +4,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock proxy.toml ./
 COPY src ./src
 # Tests and benchmarks are not part of the image; cargo wants to see their files named in Cargo.toml.
-RUN mkdir -p tests/it && touch tests/it/main.rs \
+RUN mkdir -p tests/it benches && touch tests/it/main.rs benches/micro.rs \
  && cargo build --release --locked --bin weigate \
  && strip target/release/weigate \
  && mkdir -p /state && chmod 700 /state
@@ -16,6 +16,8 @@ COPY --from=build --chown=65532:65532 /state /state
 USER 65532:65532
 # Held bodies go to unlinked files here, so the root file system may be read-only.
 ENV TMPDIR=/state
+# Memory goes back to the system as soon as it is free.
+ENV MIMALLOC_PURGE_DELAY=0
 ENV WEIGATE_CONFIG=/etc/weigate/proxy.toml
 VOLUME /state
 EXPOSE 8080

@@ -8,7 +8,7 @@ mod io;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -95,7 +95,8 @@ async fn serve(worker: &Rc<Worker>, stream: Plain, tls: Option<TlsAcceptor>) {
     let open = worker.connections.open();
     let vitals = Rc::clone(&open.vitals);
     // A connection that dies in its handshake, or later, is the client's affair: nothing to report.
-    let _ended = until_cut(&vitals, serve_stream(worker, &vitals, stream, tls)).await;
+    let mut served = pin!(serve_stream(worker, &vitals, stream, tls));
+    let _ended = unless(|cx| vitals.ending(cx) == Ending::Cut, served.as_mut()).await;
 }
 
 struct CountClosed<'a>(&'a Worker);
@@ -108,32 +109,27 @@ impl Drop for CountClosed<'_> {
     }
 }
 
-/// Runs `work` unless the worker cuts the connection.
-async fn until_cut<T>(vitals: &Vitals, work: impl Future<Output = T>) -> Option<T> {
-    unless(|cx| vitals.ending(cx) == Ending::Cut, work).await
-}
-
-/// Runs what comes before the first request; a worker that stops does not wait for it.
+/// Runs what comes before the first request; a worker that stops does not wait for it. It has a box of its own, since
+/// a handshake's state is large and soon over.
 async fn until_stop<T>(
     vitals: &Vitals,
-    work: impl Future<Output = std::io::Result<T>>,
+    mut work: Pin<Box<impl Future<Output = std::io::Result<T>>>>,
 ) -> std::io::Result<T> {
-    let done = unless(|cx| vitals.ending(cx) != Ending::None, work).await;
+    let done = unless(|cx| vitals.ending(cx) != Ending::None, work.as_mut()).await;
     done.unwrap_or_else(|| Err(std::io::ErrorKind::ConnectionAborted.into()))
 }
 
-/// Polls `work` first, so that what is there already counts.
-async fn unless<T>(
+/// Polls `work` first, so that what is there already counts. (It is pinned by the caller: an `async fn` would keep room
+/// for it twice.)
+fn unless<T>(
     mut is_over: impl FnMut(&mut Context<'_>) -> bool,
-    work: impl Future<Output = T>,
-) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    poll_fn(|cx| match work.as_mut().poll(cx) {
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> impl Future<Output = Option<T>> {
+    poll_fn(move |cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending if is_over(cx) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
-    .await
 }
 
 async fn serve_stream(
@@ -144,18 +140,19 @@ async fn serve_stream(
 ) -> std::io::Result<()> {
     let (mut io, speaks_h2) = match tls {
         Some(tls) => {
-            let io = until_stop(vitals, ClientIo::handshake(stream, Rc::clone(vitals), tls)).await?;
+            let handshake = Box::pin(ClientIo::handshake(stream, Rc::clone(vitals), tls));
+            let io = until_stop(vitals, handshake).await?;
             let speaks_h2 = io.chose_h2();
             (io, speaks_h2)
         }
-        None => until_stop(vitals, sniff(ClientIo::new(stream, Rc::clone(vitals)))).await?,
+        None => until_stop(vitals, Box::pin(sniff(ClientIo::new(stream, Rc::clone(vitals))))).await?,
     };
     vitals.ready(speaks_h2, worker.view().snapshot.limits.requests_per_connection);
     if speaks_h2 {
         io.watch_frames(PREFACE.len());
-        serve_h2(worker, vitals, io).await;
+        Box::pin(serve_h2(worker, vitals, io)).await;
     } else {
-        serve_h1(worker, vitals, io).await;
+        Box::pin(serve_h1(worker, vitals, io)).await;
     }
     Ok(())
 }
@@ -227,8 +224,13 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
         worker.counts.connections_rested.one();
         let parts = connection.into_parts();
         io = parts.io.into_inner();
-        io.put_back(parts.read_buf.into());
-        if unless(|cx| vitals.ending(cx) != Ending::None, io.news()).await.is_none() {
+        // A copy: what hyper read into is 8 KiB, whatever is left in it.
+        io.put_back(parts.read_buf.to_vec());
+        let has_news = {
+            let mut news = pin!(io.news());
+            unless(|cx| vitals.ending(cx) != Ending::None, news.as_mut()).await.is_some()
+        };
+        if !has_news {
             // It had nothing to say and is told to go.
             let _closed = io.close().await;
             return;
