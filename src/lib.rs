@@ -19,7 +19,7 @@
 //! # Rooms, top first
 //!
 //! ```text
-//!  6  main                      arguments, log set-up, signals, exit codes
+//!  6  main, commands            arguments, log set-up, signals, exit codes; one file a command
 //!  5  app                       the one place that knows every part: builds, reloads and drains them
 //!  4  proxy    admin   sandbox  a request's way · the operators' listener · a stand-in for api.weixin.qq.com
 //!  3  token    clients          a token's life · who may call, what and how much
@@ -34,7 +34,8 @@
 //!
 //! * A request reaches WeChat with a token that was alive when it was sent, or not at all.
 //! * A request goes to WeChat at most twice, and twice only when WeChat said that the token is invalid
-//!   (it turns such a request away before it acts) or, for GET and HEAD, when a pooled connection died unused.
+//!   (it turns such a request away before it acts) or, for GET and HEAD, when its connection died without a byte of a
+//!   reply.
 //! * One account's token is fetched by one task; whoever hangs up stops nothing.
 //! * An AppSecret, a token or a client key is in no log, error text, metric, panic or response header.
 //! * Every byte of path, query and body but `access_token` arrives as it was sent.
