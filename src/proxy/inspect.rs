@@ -34,10 +34,12 @@ fn may_carry_code(reply: &Response<UpstreamBody>) -> bool {
         && !reply.headers().contains_key(CONTENT_ENCODING)
         && is_json_or_text(reply.headers())
         // A longer body of known length is no error.
-        && reply.body().size_hint().exact().is_none_or(|length| (1..=PEEK_BYTES_MAX_U64).contains(&length))
+        && reply.body().size_hint().exact().is_none_or(is_short)
 }
 
-const PEEK_BYTES_MAX_U64: u64 = 1024;
+fn is_short(length: u64) -> bool {
+    usize::try_from(length).is_ok_and(|length| (1..=PEEK_BYTES_MAX).contains(&length))
+}
 
 /// No type at all counts as text: what cannot be excluded is looked at.
 fn is_json_or_text(headers: &HeaderMap) -> bool {

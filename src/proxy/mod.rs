@@ -1,7 +1,8 @@
 //! A request's way, from the client's connection to WeChat and back.
 //!
 //! ```text
-//! accept.rs        a connection: a permit, its own task, a handshake under a time limit
+//! accept/          a connection: a permit, its own task, a handshake under a time limit
+//!   vitals/        how it is doing; the worker's sweep ends what is slow or idle, without a timer for each
 //! handle.rs        a request: RequestId, deadline, in-flight guard               ┐ never fails:
 //!   carry                                                                        │ every path ends
 //!     1 head.rs          the head is one that can be served    | Refusal         │ in a response and
@@ -22,7 +23,8 @@
 //!
 //! * Once more is not a loop: the second reply goes to the client, whatever it says.
 //! * A reply is never held: at most its first kilobyte is looked at before it streams.
-//! * Everything here may be dropped at any await, since a client may hang up. Counts go up and down by guard.
+//! * Everything here may be dropped at any await, since a client may hang up. (One that speaks HTTP/1 is only missed
+//!   when its reply is written: it may close its side and still want the answer.) Counts go up and down by guard.
 //! * The upstream's authority is a constant of the configuration; a request contributes path and query only.
 //!
 //! # Why threads of their own
