@@ -117,7 +117,7 @@ impl Way<'_> {
             // What only some requests need stands apart, so that the others do not carry its state.
             Box::pin(body::receive(incoming, self.body_limits(&caller.client))).await?
         };
-        let deadline = exchange.deadline(&body, snapshot.limits.request);
+        let deadline = exchange.is_forwarded(&body, snapshot.limits.request);
         let forward = Forward {
             head: self.head,
             target: &target,
@@ -233,6 +233,8 @@ fn path_hash(path: &str) -> u64 {
 pub(crate) struct Exchange {
     pub(super) id: RequestId,
     started_at: Instant,
+    /// When its body was whole, or its streaming began.
+    forwarded_at: Instant,
     method: Method,
     /// Only its path is ever printed.
     uri: Uri,
@@ -259,6 +261,7 @@ impl Exchange {
         Self {
             id: worker.name_request(),
             started_at,
+            forwarded_at: started_at,
             method: head.method.clone(),
             uri: head.uri.clone(),
             status: StatusCode::OK,
@@ -275,11 +278,13 @@ impl Exchange {
         }
     }
 
-    /// By when the head of the reply must be here. A body that had to come first does not use up the time, nor does
+    /// The body is here, or streams: by when the head of the reply must be here. A body that had to come first does not use up the time, nor does
     /// the sending of a long one: that must not stand still, and go on at a rate that comes to an end.
-    fn deadline(&self, body: &body::RequestBody, span: Duration) -> Instant {
-        let from = if body.length() == 0 { self.started_at } else { Instant::now() };
-        from + span + Duration::from_secs(body.length() / SENT_BYTES_PER_S_MIN)
+    fn is_forwarded(&mut self, body: &body::RequestBody, span: Duration) -> Instant {
+        if body.length() > 0 {
+            self.forwarded_at = Instant::now();
+        }
+        self.forwarded_at + span + Duration::from_secs(body.length() / SENT_BYTES_PER_S_MIN)
     }
 
     fn upstream_answered(&mut self, code: Option<ErrCode>) {
@@ -302,7 +307,7 @@ impl Exchange {
     }
 
     fn pass_on(&mut self, reply: Response<UpstreamBody>) -> Response<ReplyBody> {
-        let upstream_time = self.started_at.elapsed();
+        let upstream_time = self.forwarded_at.elapsed();
         self.connection.worker.counts.upstream_time.observe(upstream_time);
         self.upstream_time = Some(upstream_time);
         if let Some(route) = &self.route {

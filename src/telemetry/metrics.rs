@@ -61,7 +61,7 @@ pub struct WorkerCounts {
     pub refusals: Vec<(&'static str, Count)>,
     /// From a request's head to the end of its reply.
     pub request_time: Histogram,
-    /// From sending a request to the head of WeChat's reply.
+    /// From a request's body being whole to the head of WeChat's last reply; a renewal and a second try included.
     pub upstream_time: Histogram,
     routes: Mutex<BTreeMap<(ClientName, AccountName), Arc<RouteCounts>>>,
 }
@@ -157,9 +157,11 @@ pub fn write(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
     }
     let times: [Times; 2] = [
         ("weigate_request_seconds", "from a request's head to the end of its reply", |w| &w.request_time),
-        ("weigate_upstream_seconds", "from sending a request to the head of WeChat's reply", |w| {
-            &w.upstream_time
-        }),
+        (
+            "weigate_upstream_seconds",
+            "from a request's body being whole to the head of WeChat's last reply",
+            |w| &w.upstream_time,
+        ),
     ];
     for (name, help, of) in times {
         let mut sums = [0; BUCKETS_MS.len() + 1];
