@@ -2,6 +2,7 @@
 
 mod check;
 mod key;
+mod memory;
 mod sandbox;
 mod serve;
 mod status;

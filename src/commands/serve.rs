@@ -14,7 +14,7 @@ use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
 use weigate::{clients, config};
 
-use super::{ConfigFile, Failure, Signals, load, loopback, runtime, tell};
+use super::{ConfigFile, Failure, Signals, load, loopback, memory, runtime, tell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -32,6 +32,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    memory::give_back_at_once();
     harden();
     if options.sandbox {
         return Ok(runtime()?.block_on(serve_sandbox(options))?);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -83,12 +83,17 @@ impl ClientIo {
         }
     }
 
-    /// Adds to `to` what comes next, until it has `most` bytes at the most; 0 at the end.
-    pub(super) async fn read_some(&mut self, to: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-        let mut piece = vec![0; most.saturating_sub(to.len())];
-        let read = self.read(&mut piece).await?;
-        to.extend_from_slice(piece.get(..read).unwrap_or_default());
-        Ok(read)
+    /// Adds what comes next to `to`, 2 KiB of it at the most, and says how much that was; 0 at the end. Holds no buffer
+    /// while it waits.
+    pub(super) async fn read_some(&mut self, to: &mut Vec<u8>) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut piece = [0; 2 * 1024];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut *self).poll_read(cx, &mut piece))?;
+            to.extend_from_slice(piece.filled());
+            Poll::Ready(Ok(piece.filled().len()))
+        })
+        .await
     }
 
     /// What was read will be read again.

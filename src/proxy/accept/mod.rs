@@ -157,11 +157,12 @@ async fn serve_stream(
     Ok(())
 }
 
-/// Reads as much as it takes to tell HTTP/2's preface from anything else; what was read is read again.
+/// Reads as much as it takes to tell HTTP/2's preface from anything else; what was read is read again. As a rule that
+/// is a whole head: a part of one would have hyper read twice, into twice the buffer.
 async fn sniff(mut io: ClientIo) -> std::io::Result<(ClientIo, bool)> {
     let mut seen = Vec::new();
     while PREFACE.starts_with(&seen) && seen.len() < PREFACE.len() {
-        if io.read_some(&mut seen, PREFACE.len()).await? == 0 {
+        if io.read_some(&mut seen).await? == 0 {
             break;
         }
     }
@@ -222,10 +223,7 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
             return;
         }
         worker.counts.connections_rested.one();
-        let parts = connection.into_parts();
-        io = parts.io.into_inner();
-        // A copy: what hyper read into is 8 KiB, whatever is left in it.
-        io.put_back(parts.read_buf.to_vec());
+        io = retrieved(*connection);
         let has_news = {
             let mut news = pin!(io.news());
             unless(|cx| vitals.ending(cx) != Ending::None, news.as_mut()).await.is_some()
@@ -236,6 +234,17 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
             return;
         }
     }
+}
+
+/// A connection's socket, with what hyper had read of it. hyper's buffer, 8 KiB whatever is left in it, goes.
+fn retrieved<S>(connection: http1::Connection<TokioIo<ClientIo>, S>) -> ClientIo
+where
+    S: hyper::service::HttpService<Incoming, ResBody = ReplyBody, Error = Infallible>,
+{
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    io.put_back(parts.read_buf.to_vec());
+    io
 }
 
 async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {

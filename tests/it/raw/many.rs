@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use weigate::sandbox::When;
 
 use super::{Then, answers, brought, get_head, is_well, talk};
-use crate::harness::{Binary, PATIENCE, Setup, metric, wait_ready, wechat};
+use crate::harness::{Binary, PATIENCE, Setup, metric, note, wait_ready, wechat};
 
 #[tokio::test]
 async fn beyond_connections_max_the_backlog_waits_and_nobody_is_lost() {
@@ -72,4 +72,41 @@ async fn a_process_that_may_open_few_files_stays_reachable() {
     drop(crowd);
     assert!(is_well(binary.address).await);
     assert_eq!(metric(binary.admin, "weigate_accept_errors_total").await, 0);
+}
+
+/// Each kept 18 KB once: hyper's buffers outlived the rest, and what was freed stayed with the process.
+#[tokio::test]
+async fn connections_that_rest_weigh_little() {
+    const CLIENTS: u64 = 1000;
+    let wechat = wechat().await;
+    let setup = Setup::new();
+    let path = setup.write(&wechat);
+    let binary = Binary::spawn(&path, Arc::clone(&setup.dir), |_| {});
+    wait_ready(binary.admin).await;
+    let serve = async |client: &mut TcpStream| {
+        client.write_all(get_head("").as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        client.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+    };
+    // What the first requests make lasting is nobody's in particular.
+    let mut first = Vec::new();
+    for _ in 0..16 {
+        let mut client = TcpStream::connect(binary.address).await.unwrap();
+        serve(&mut client).await;
+        first.push(client);
+    }
+    let (_, before) = binary.memory_kib();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = TcpStream::connect(binary.address).await.unwrap();
+        serve(&mut client).await;
+        clients.push(client);
+    }
+    while metric(binary.admin, "weigate_connections_rested_total").await < 16 + CLIENTS {
+        tokio::task::yield_now().await;
+    }
+    let (_, after) = binary.memory_kib();
+    note(&format!("memory: {} KiB for {CLIENTS} connections that rest", after - before));
+    assert!(after - before < 6 * CLIENTS, "{before} to {after} KiB");
 }
