@@ -163,12 +163,13 @@ async fn once_more(
     deadline: Instant,
     exchange: &mut Exchange,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let renewal = renewal(&forward.account.token, failed, forward.target.path, deadline);
+    // Boxes of their own: thousands may wait here at one time, and the two come one after the other.
+    let renewal = Box::pin(renewal(&forward.account.token, failed, forward.target.path, deadline));
     let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
     let Some(newer) = newer else { return Ok(exchange.pass_on(first)) };
     first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
     exchange.goes_once_more();
-    let mut second = forward.send(upstream, &mut body, Some(&newer.access_token), deadline).await?;
+    let mut second = Box::pin(forward.send(upstream, &mut body, Some(&newer.access_token), deadline)).await?;
     exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
     Ok(exchange.pass_on(second))
 }
