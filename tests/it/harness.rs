@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use weigate::app::{self, App};
 use weigate::clients;
@@ -16,14 +15,12 @@ use weigate::sandbox::{Counters, Quotas, Sandbox, SandboxAccount, SandboxOptions
 
 use tokio::sync::watch;
 
+pub(crate) use crate::probes::{CLIENT_KEY, PATIENCE};
+
 pub(crate) const APP_ID: &str = "wx0123456789abcdef";
 pub(crate) const APP_SECRET: &str = "canary-app-secret-5f2b9c";
-pub(crate) const CLIENT_KEY: &str = "wgk_canary-client-key-7d1e";
 
 pub(crate) const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
-
-/// Nothing here takes long; what does is a fault.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// WeChat with one official account, over TLS, without quotas.
 pub(crate) async fn wechat() -> Sandbox {

@@ -18,6 +18,8 @@ mod fields;
 mod forwarding;
 mod harness;
 mod once_more;
+#[path = "../probes/mod.rs"]
+mod probes;
 mod raw;
 mod restart;
 mod sandbox;

@@ -2,7 +2,7 @@
 
 use super::Want::{Either, Once, Refused};
 use super::{Probe, get_head, head, probe};
-use crate::harness::CLIENT_KEY;
+use crate::probes::CLIENT_KEY;
 
 pub(super) fn fields(to: &mut Vec<Probe>) {
     for line in [

@@ -6,33 +6,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::{CLIENT_KEY, PATIENCE};
+use super::{CLIENT_KEY, PATIENCE};
 
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PING: u8 = 6;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const CONTINUATION: u8 = 9;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const CONTINUATION: u8 = 9;
 
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const ACK: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// A frame that came.
 #[derive(Debug, Clone)]
-pub(super) struct Frame {
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// A connection on which anything can be said.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
     unread: Vec<u8>,
 }
@@ -41,19 +41,19 @@ pub(super) struct Raw {
 
 impl Frame {
     /// The status in a response's first HEADERS: `:status` comes first, and 200 has a byte of its own (RFC 7541 A).
-    pub(super) fn is_ok(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         let first = self.payload.iter().find(|byte| **byte & 0xe0 != 0x20);
         self.kind == HEADERS && first == Some(&0x88)
     }
 
     /// Whether it is the last of its stream.
-    pub(super) fn ends(&self, stream: u32) -> bool {
+    pub(crate) fn ends(&self, stream: u32) -> bool {
         let is_end = matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0;
         self.stream == stream && (self.kind == RST_STREAM || is_end)
     }
 
     /// GOAWAY's error code.
-    pub(super) fn goaway(&self) -> Option<u32> {
+    pub(crate) fn goaway(&self) -> Option<u32> {
         (self.kind == GOAWAY).then(|| u32::from_be_bytes(self.payload[4..8].try_into().unwrap()))
     }
 }
@@ -62,19 +62,19 @@ impl Frame {
 
 impl Raw {
     /// A connection with the preface and `settings` sent.
-    pub(super) async fn open(address: SocketAddr, settings: &[u8]) -> Self {
+    pub(crate) async fn open(address: SocketAddr, settings: &[u8]) -> Self {
         let mut raw = Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() };
         raw.send(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await;
         raw
     }
 
     /// Sends, unless the server has had enough.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).await.is_ok()
     }
 
     /// The next frame; `None` when the server has closed.
-    pub(super) async fn next(&mut self) -> Option<Frame> {
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
         let reading = self.read();
         timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("the server says nothing"))
     }
@@ -92,7 +92,7 @@ impl Raw {
     }
 
     /// Frames up to one that `is_it`, or all until the server closes.
-    pub(super) async fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+    pub(crate) async fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next().await {
             frames.push(frame.clone());
@@ -104,7 +104,7 @@ impl Raw {
     }
 
     /// Waits until the server has read what was sent; `false` when it has closed.
-    pub(super) async fn ping(&mut self) -> bool {
+    pub(crate) async fn ping(&mut self) -> bool {
         self.send(&frame(PING, 0, 0, b"are you?")).await
             && self
                 .until(|frame| frame.kind == PING && frame.payload == b"are you?")
@@ -123,7 +123,7 @@ fn first_of(bytes: &[u8]) -> Option<(Frame, usize)> {
 }
 
 /// The frames in `bytes`.
-pub(super) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
+pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some((frame, length)) = first_of(bytes) {
         frames.push(frame);
@@ -132,7 +132,7 @@ pub(super) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -141,7 +141,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// HPACK, every name and value literally.
-pub(super) fn block<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
+pub(crate) fn block<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -168,7 +168,7 @@ fn string(text: &[u8], to: &mut Vec<u8>) {
 }
 
 /// A request's fields.
-pub(super) fn fields(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn fields(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     [
         (":method", method),
         (":scheme", "http"),
@@ -181,11 +181,11 @@ pub(super) fn fields(method: &str, path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// A request without a body.
-pub(super) fn get(stream: u32, path: &str) -> Vec<u8> {
+pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields("GET", path)))
 }
 
 /// CANCEL.
-pub(super) fn reset(stream: u32) -> Vec<u8> {
+pub(crate) fn reset(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])
 }

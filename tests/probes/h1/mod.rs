@@ -3,12 +3,15 @@
 mod bodies;
 mod fields;
 mod heads;
+mod judge;
+
+pub(crate) use judge::judge;
 
 use super::{get_head, head, post_head};
 
 /// What may come of a probe. In every case the server closes, and a request after it on a connection of its own works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// 4xx or 5xx or nothing, and nothing at WeChat.
     Refused,
     /// The same, once the client has closed its side: the server may wait for the rest.
@@ -25,10 +28,10 @@ pub(super) enum Want {
     Either,
 }
 
-pub(super) struct Probe {
-    pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
-    pub(super) want: Want,
+pub(crate) struct Probe {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) want: Want,
 }
 
 use Want::{Once, OnceThenClosed, Refused, Twice};
@@ -37,7 +40,7 @@ use Want::{Once, OnceThenClosed, Refused, Twice};
 const SMUGGLED: &str =
     "GET /cgi-bin/smuggled HTTP/1.1\r\nHost: w\r\nAuthorization: Bearer wgk_canary-client-key-7d1e\r\n\r\n";
 
-pub(super) fn all() -> Vec<Probe> {
+pub(crate) fn all() -> Vec<Probe> {
     let mut probes = Vec::new();
     heads::request_lines(&mut probes);
     heads::targets(&mut probes);
