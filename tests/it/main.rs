@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod bad_certificates;
 mod bare;
 mod bodies;
 mod commands;
@@ -18,6 +19,7 @@ mod fields;
 mod forwarding;
 mod harness;
 mod once_more;
+mod pki;
 #[path = "../probes/mod.rs"]
 mod probes;
 mod raw;
