@@ -8,9 +8,11 @@
 //! GET /readyz     200 when every account has a live token and no stop was asked for; else 503, and which have not
 //! GET /metrics    Prometheus' text format
 //! GET /accounts   every account's token, its age, its errors, as JSON
+//! POST /reload    reads the configuration again; 200 and what changed, or 422 and what is wrong with it
 //! ```
 
 mod accounts;
+mod reload;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -30,6 +32,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet};
+
+pub use reload::{AskReload, Outcome, ReloadAsked, Reloaded};
 
 use crate::telemetry::metrics::Exposition;
 use crate::token::{Status, TokenHandle};
@@ -54,6 +58,8 @@ pub struct Seen {
     pub is_draining: Arc<AtomicBool>,
     /// The metrics of the request's way.
     pub write_metrics: WriteMetrics,
+    /// Where a reload is asked for.
+    pub reload: AskReload,
 }
 
 /// Operators and their tools are few. One connection more, and the oldest is closed: an answer takes no time, so the
@@ -93,9 +99,14 @@ struct Connections {
 }
 
 async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Arc<Seen>) {
-    let service = service_fn(move |request| {
-        let response = answer(&request, &seen);
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
+                (&Method::POST, "/reload") => reload::reload(&request, &seen.reload).await,
+                _ => answer(&request, &seen),
+            })
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -112,6 +123,11 @@ fn answer(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
         "/livez" | "/readyz" | "/metrics" | "/accounts" if !is_read => {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
             response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        }
+        "/reload" => {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n".to_owned());
+            response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("POST"));
             response
         }
         "/livez" => text(StatusCode::OK, "alive\n".to_owned()),

@@ -45,7 +45,7 @@ impl Accounts {
     pub(super) async fn follow(&mut self, config: &Config) {
         let mut before = std::mem::take(&mut self.running);
         for account in &config.accounts {
-            let secret = Fingerprint::of(account.app_secret.expose());
+            let secret = account.app_secret.fingerprint();
             // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
             let is_well = |kept: &Kept| kept.account.token.status().failures == 0;
             let same =
@@ -103,27 +103,4 @@ impl Accounts {
     pub(super) async fn stop(self) {
         futures_util::future::join_all(self.running.into_values().map(|kept| kept.keeper.stop())).await;
     }
-}
-
-/// The settings that differ between two configurations and cannot change while running.
-pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str> {
-    let differs = [
-        ("server.listen", before.server.listen != after.server.listen),
-        ("server.workers", before.server.workers != after.server.workers),
-        (
-            "server.limits.connections_max",
-            before.server.limits.connections_max != after.server.limits.connections_max,
-        ),
-        (
-            "admin",
-            before.admin.as_ref().map(|admin| &admin.listen)
-                != after.admin.as_ref().map(|admin| &admin.listen),
-        ),
-        (
-            "upstream",
-            before.upstream.hosts != after.upstream.hosts || before.upstream.ca_pem != after.upstream.ca_pem,
-        ),
-        ("store", format!("{:?}", before.store) != format!("{:?}", after.store)),
-    ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
 }

@@ -3,28 +3,33 @@
 mod accounts;
 mod descriptors;
 mod listen;
+mod metrics;
 pub mod online;
+mod reload;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+pub use crate::admin::Outcome as ReloadOutcome;
 pub use crate::proxy::worker::Phase;
 pub use accounts::Accounts;
 pub use listen::{ListenError, Listeners, bind};
+use reload::Standing;
 
 use crate::admin;
 use crate::clients::{Clients, Signer};
-use crate::config::{Config, PlaceholderKey, ServerTls};
+use crate::config::{Config, ConfigErrors, PlaceholderKey};
 use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
-use crate::proxy::{Refusal, Snapshot};
-use crate::telemetry::metrics::{self, Exposition, WorkerCounts};
+use crate::proxy::{Refusal, Snapshot, Tls};
+use crate::telemetry::metrics::WorkerCounts;
 use crate::token::{self, ConfiguredStore, StoreError, TokenStore as _};
 
 /// Why weigate did not start, or ended.
@@ -67,7 +72,11 @@ pub struct App {
     snapshot: watch::Sender<Arc<Snapshot>>,
     phase: watch::Sender<Phase>,
     workers: Vec<Running>,
-    admin: Option<tokio::task::JoinHandle<()>>,
+    tls: Option<Arc<Tls>>,
+    standing: Arc<Standing>,
+    reloads_asked: Option<mpsc::Receiver<admin::ReloadAsked>>,
+    /// The admin listener, and who watches the certificate.
+    beside: tokio::task::JoinSet<()>,
     is_draining: Arc<AtomicBool>,
 }
 
@@ -87,10 +96,10 @@ impl App {
         let mut accounts = Accounts::new(store, token_client);
         accounts.follow(&config).await;
 
-        let first = Arc::new(accounts.snapshot(&config, signer.clone()));
+        let tls = config.server.tls.as_ref().map(tls::server).transpose()?;
+        let first = Arc::new(accounts.snapshot(&config, signer.clone(), tls.clone()));
         let (snapshot, snapshots) = watch::channel(first);
         let (phase, phases) = watch::channel(Phase::Serve);
-        let server_tls = config.server.tls.as_ref().map(server_tls).transpose()?.map(Arc::new);
         let permits = Arc::new(Semaphore::new(descriptors::connections_max(
             config.server.limits.connections_max,
             config.server.workers,
@@ -105,7 +114,6 @@ impl App {
             let setup = Setup {
                 index,
                 listeners,
-                tls: server_tls.clone(),
                 upstream: config.upstream.clone(),
                 upstream_tls: Arc::clone(&upstream_tls),
                 snapshot: snapshots.clone(),
@@ -119,38 +127,93 @@ impl App {
             );
         }
         let is_draining = Arc::new(AtomicBool::new(false));
+        let standing = Arc::new(Standing::new(&config));
+        let (ask_reload, reloads_asked) = mpsc::channel(1);
         let seen = admin::Seen {
             tokens: accounts.tokens(),
             is_draining: Arc::clone(&is_draining),
-            write_metrics: write_metrics(counts, &workers),
+            write_metrics: metrics::write_metrics(counts, &workers, Arc::clone(&standing)),
+            reload: ask_reload,
         };
-        let admin = listeners.admin.map(|bound| serve_admin(bound, seen)).transpose()?;
-        Ok(Self { accounts, signer, config, snapshot, phase, workers, admin, is_draining })
+        let mut beside = tokio::task::JoinSet::new();
+        if let Some(bound) = listeners.admin {
+            beside.spawn(serve_admin(bound, seen)?);
+        }
+        beside.spawn(reload::watch_certificate(Arc::clone(&standing)));
+        Ok(Self {
+            accounts,
+            signer,
+            config,
+            snapshot,
+            phase,
+            workers,
+            tls,
+            standing,
+            reloads_asked: Some(reloads_asked),
+            beside,
+            is_draining,
+        })
     }
 
-    /// Puts another configuration in force: accounts, clients and limits. What cannot change while running is named
-    /// in a warning and stays.
+    /// Puts another configuration in force: accounts, clients, limits and the server's certificate, all or nothing.
+    /// Where there are faults the old one stays, and the faults are handed back. What cannot change while running is
+    /// named in a warning and stays.
     ///
     /// A request that has begun ends under the configuration it began under. An account whose AppID and secret are
     /// the same keeps its token and its keeper, unless its last token call failed: then it is tried again at once.
-    pub async fn reload(&mut self, config: Config) {
-        for fixed in accounts::fixed_changes(&self.config, &config) {
-            tracing::warn!(setting = fixed, "this change needs a restart and was left out");
-        }
-        let config = Config {
-            admin: self.config.admin.clone(),
-            upstream: self.config.upstream.clone(),
-            store: self.config.store.clone(),
-            ..config
+    /// Connections stay; those accepted from now on see the new certificate.
+    pub async fn reload(&mut self, loaded: Result<Config, ConfigErrors>) -> admin::Outcome {
+        let ready = loaded.and_then(|config| {
+            let needs_restart = reload::fixed_changes(&self.config, &config);
+            let config = reload::without_fixed_changes(&self.config, config);
+            Ok((self.tls_for(&config)?, config, needs_restart))
+        });
+        let (tls, config, needs_restart) = match ready {
+            Ok(ready) => ready,
+            Err(faults) => {
+                self.standing.refused();
+                tracing::error!(%faults, "the configuration has faults; the old one stays in force");
+                return Err(faults);
+            }
         };
+        for setting in &needs_restart {
+            tracing::warn!(setting, "this change needs a restart and was left out");
+        }
+        let changed = reload::changes(&self.config, &config);
         self.accounts.follow(&config).await;
-        self.snapshot.send_replace(Arc::new(self.accounts.snapshot(&config, self.signer.clone())));
+        self.tls = tls;
+        let next = self.accounts.snapshot(&config, self.signer.clone(), self.tls.clone());
+        self.snapshot.send_replace(Arc::new(next));
         self.config = config;
+        self.standing.reloaded(&self.config);
         tracing::info!(
             accounts = self.config.accounts.len(),
             clients = self.config.clients.len(),
+            changed = changed.join(", "),
             "the configuration was reloaded"
         );
+        Ok(admin::Reloaded { changed, needs_restart })
+    }
+
+    /// What connections are to speak TLS with under `config`. The same as before if it is the same, so that clients
+    /// may resume their sessions.
+    fn tls_for(&self, config: &Config) -> Result<Option<Arc<Tls>>, ConfigErrors> {
+        if config.server.tls == self.config.server.tls {
+            return Ok(self.tls.clone());
+        }
+        let made = config.server.tls.as_ref().map(tls::server).transpose();
+        made.map_err(|error| ConfigErrors::whole("server.tls", error.to_string()))
+    }
+
+    /// Where `POST /reload` on the admin listener arrives. To be taken once; while nobody has it, and when it is
+    /// dropped, operators are told that nothing can be reloaded.
+    pub fn reloads_asked(&mut self) -> Option<mpsc::Receiver<admin::ReloadAsked>> {
+        self.reloads_asked.take()
+    }
+
+    /// Whether the files of the configuration in force are to be watched.
+    pub fn watches_files(&self) -> bool {
+        self.config.server.watch_files
     }
 
     /// Waits until one of the workers ends by itself, which is a fault.
@@ -162,7 +225,7 @@ impl App {
 
     /// Stops: readiness off, keep-alives closed politely, requests in flight finished, all within `drain_ms_max` or
     /// until `cut` is ready. Says whether every request came to its end.
-    pub async fn stop(self, cut: impl Future<Output = ()>) -> bool {
+    pub async fn stop(mut self, cut: impl Future<Output = ()>) -> bool {
         self.is_draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Drain);
         let workers: Vec<_> = self.workers.iter().map(|worker| &worker.thread).collect();
@@ -183,9 +246,7 @@ impl App {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.accounts.stop().await;
-        if let Some(admin) = self.admin {
-            admin.abort();
-        }
+        self.beside.shutdown().await;
         is_whole
     }
 }
@@ -212,37 +273,7 @@ async fn placeholder_key(config: &Config, store: &ConfiguredStore) -> Result<Pla
     Ok(PlaceholderKey(key))
 }
 
-fn server_tls(tls: &ServerTls) -> Result<rustls::ServerConfig, AppError> {
-    use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let fault = || AppError::ServerTls(rustls::Error::General("not PEM".to_owned()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(AppError::ServerTls)?;
-    let builder = match &tls.client_ca_pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(|_| AppError::ClientCa)?).map_err(|_| AppError::ClientCa)?;
-            }
-            let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .build()
-                    .map_err(|_| AppError::ClientCa)?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.cert_pem).collect();
-    let key = PrivateKeyDer::from_pem_slice(tls.key_pem.expose()).map_err(|_| fault())?;
-    let mut config =
-        builder.with_single_cert(chain.map_err(|_| fault())?, key).map_err(AppError::ServerTls)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn serve_admin(bound: Bound, seen: admin::Seen) -> Result<tokio::task::JoinHandle<()>, AppError> {
+fn serve_admin(bound: Bound, seen: admin::Seen) -> Result<impl Future<Output = ()> + use<>, AppError> {
     let fault = |source| AppError::Io { doing: "starting the admin listener", source };
     let listener = match bound {
         Bound::Tcp(listener) => {
@@ -252,65 +283,12 @@ fn serve_admin(bound: Bound, seen: admin::Seen) -> Result<tokio::task::JoinHandl
             admin::Listener::Unix(tokio::net::UnixListener::from_std(listener).map_err(fault)?)
         }
     };
-    Ok(tokio::spawn(admin::serve(listener, seen)))
-}
-
-/// The metrics of all workers: what they count of requests, and of connections to WeChat.
-fn write_metrics(counts: Vec<Arc<WorkerCounts>>, workers: &[Running]) -> admin::WriteMetrics {
-    let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.upstream)).collect();
-    Box::new(move |to: &mut Exposition| {
-        metrics::write(&counts, to);
-        let sum = |of: fn(&upstream::Stats) -> &upstream::Counter| {
-            stats.iter().map(|stats| of(stats).value()).sum::<u64>()
-        };
-        let values = [
-            ("weigate_upstream_connections", "gauge", "connections to WeChat open", sum(|s| &s.open)),
-            ("weigate_upstream_connections_idle", "gauge", "connections to WeChat unused", sum(|s| &s.idle)),
-            (
-                "weigate_upstream_connections_total",
-                "counter",
-                "connections to WeChat made",
-                sum(|s| &s.opened),
-            ),
-            (
-                "weigate_upstream_reuses_total",
-                "counter",
-                "requests on a connection used before",
-                sum(|s| &s.reused),
-            ),
-            (
-                "weigate_upstream_stale_retries_total",
-                "counter",
-                "GET and HEAD sent again since a pooled connection had died",
-                sum(|s| &s.stale_retries),
-            ),
-        ];
-        for (name, kind, help, value) in values {
-            to.family(name, kind, help);
-            to.sample(name, &[], value);
-        }
-        to.family(
-            "weigate_upstream_connect_failures_total",
-            "counter",
-            "connections to WeChat that failed, by reason",
-        );
-        for (index, cause) in upstream::ConnectError::ALL.into_iter().enumerate() {
-            let failures = stats
-                .iter()
-                .filter_map(|stats| stats.connect_failures.get(index))
-                .map(upstream::Counter::value);
-            to.sample(
-                "weigate_upstream_connect_failures_total",
-                &[("reason", cause.word())],
-                failures.sum::<u64>(),
-            );
-        }
-    })
+    Ok(admin::serve(listener, seen))
 }
 
 impl Accounts {
-    fn snapshot(&self, config: &Config, signer: Signer) -> Snapshot {
+    fn snapshot(&self, config: &Config, signer: Signer, tls: Option<Arc<Tls>>) -> Snapshot {
         let clients = Clients::new(&config.clients, signer);
-        Snapshot::new(self.all(), clients, config.server.limits.clone(), config.server.spool_dir.clone())
+        Snapshot::new(self.all(), clients, &config.server, tls)
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    let loaded = load(&options.file.config)?;
+    let loaded = load(&options.file.config, || weigate::config::load(&options.file.config))?;
     for warning in &loaded.warnings {
         show(format_args!("warning: {warning}"))?;
     }

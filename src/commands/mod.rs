@@ -107,8 +107,8 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     line
 }
 
-fn load(path: &Path) -> Result<Loaded, Failure> {
-    let loaded = config::load(path).map_err(Failure::Configuration);
+fn load(path: &Path, load: impl FnOnce() -> Result<Loaded, config::ConfigErrors>) -> Result<Loaded, Failure> {
+    let loaded = load().map_err(Failure::Configuration);
     if loaded.is_err() && !path.exists() {
         tell(format_args!("No configuration yet? `weigate serve --sandbox` tries weigate without one."));
     }

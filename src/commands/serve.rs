@@ -1,18 +1,18 @@
 //! `weigate serve` and `weigate serve --sandbox`
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use weigate::app::{self, App};
-use weigate::config::{Admin, Config, ListenAddress, Loaded, UpstreamHost};
+use weigate::clients;
+use weigate::config::{Admin, Config, ListenAddress, Loaded, UpstreamHost, Watch};
 use weigate::sandbox::{Sandbox, SandboxOptions};
 use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
-use weigate::{clients, config};
 
 use super::{ConfigFile, Failure, Signals, load, loopback, memory, runtime, tell};
 
@@ -37,10 +37,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.sandbox {
         return Ok(runtime()?.block_on(serve_sandbox(options))?);
     }
-    let loaded = load(&options.file.config)?;
+    let mut watch = Watch::new(&options.file.config);
+    let loaded = load(&options.file.config, || watch.load())?;
     tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
     announce(&loaded);
-    Ok(runtime()?.block_on(serve(loaded.config, &options.file.config))?)
+    Ok(runtime()?.block_on(serve(loaded.config, watch))?)
 }
 
 /// No core file with secrets in it, no other process of this user that reads our memory, and as many file
@@ -63,7 +64,7 @@ fn announce(loaded: &Loaded) {
     }
 }
 
-async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
+async fn serve(config: Config, mut watch: Watch) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = app::bind(&config)?;
@@ -74,12 +75,21 @@ async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
         tracing::info!(%address, "operators connect here");
     }
     let mut app = App::start(config, listeners).await?;
+    let mut asked = app.reloads_asked().context("somebody else reloads")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "weigate serves");
     loop {
         tokio::select! {
             () = signals.stop() => break,
             () = app.failed() => anyhow::bail!("a worker ended by itself"),
-            _ = hangup.recv() => reload(&mut app, path).await,
+            _ = hangup.recv() => drop(reload(&mut app, &mut watch).await),
+            () = changed(&mut watch, app.watches_files()) => {
+                tracing::info!("a file of the configuration has changed");
+                drop(reload(&mut app, &mut watch).await);
+            }
+            Some(asked) = asked.recv() => {
+                // Who asked may have hung up; the reload counts all the same.
+                let _told = asked.answer.send(reload(&mut app, &mut watch).await);
+            }
         }
     }
     tracing::info!("stopping: requests in flight finish; a second signal cuts them");
@@ -92,15 +102,33 @@ async fn serve(config: Config, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn reload(app: &mut App, path: &Path) {
-    match config::load(path) {
-        Ok(loaded) => {
-            announce(&loaded);
-            app.reload(loaded.config).await;
+async fn reload(app: &mut App, watch: &mut Watch) -> app::ReloadOutcome {
+    let loaded = watch.load();
+    if let Ok(loaded) = &loaded {
+        announce(loaded);
+    }
+    app.reload(loaded.map(|loaded| loaded.config)).await
+}
+
+/// Ends when a file of the configuration has changed; never, where that is not wanted.
+async fn changed(watch: &mut Watch, is_wanted: bool) {
+    if !is_wanted {
+        std::future::pending::<()>().await;
+    }
+    let mut pause = LOOK_EVERY;
+    loop {
+        tokio::time::sleep(pause).await;
+        let started = tokio::time::Instant::now();
+        if tokio::task::block_in_place(|| watch.has_changed()) {
+            return;
         }
-        Err(faults) => tracing::error!(%faults, "the configuration has faults; the old one stays in force"),
+        // A hundred thousand accounts, each with a file: the look may take two hundredths of our time.
+        pause = LOOK_EVERY.max(started.elapsed() * 50);
     }
 }
+
+/// A change is taken up when it has stood for two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 async fn serve_sandbox(options: &Options) -> anyhow::Result<()> {
     let account = super::sandbox::default_account();

@@ -45,8 +45,8 @@ pub(super) struct Faults {
 // === impl ConfigErrors ===
 
 impl ConfigErrors {
-    /// One fault of the file as a whole.
-    pub(super) fn whole(file: &str, message: impl Into<Message>) -> Self {
+    /// One fault of the file as a whole; `message` is in our own words.
+    pub fn whole(file: &str, message: impl Into<Cow<'static, str>>) -> Self {
         Self(vec![ConfigError { file: file.into(), place: None, message: message.into() }])
     }
 

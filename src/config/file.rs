@@ -29,6 +29,7 @@ pub(super) struct File {
 pub(super) struct Server {
     pub(super) listen: Option<Texts>,
     pub(super) tls: Option<Tls>,
+    pub(super) watch_files: Option<Spanned<bool>>,
     pub(super) workers: Option<Spanned<u64>>,
     pub(super) allow_anonymous: Option<Spanned<bool>>,
     pub(super) spool_dir: Option<Spanned<String>>,
@@ -140,6 +141,7 @@ impl Server {
                 key_file: section.required_text("key_file", "key_file = \"server.key\""),
                 client_ca_file: section.text("client_ca_file"),
             }),
+            watch_files: section.switch("watch_files"),
             workers: section.number("workers"),
             allow_anonymous: section.switch("allow_anonymous"),
             spool_dir: section.text("spool_dir"),

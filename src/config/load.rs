@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::Config;
 use super::check::{Checker, why_unreadable};
 use super::error::{ConfigErrors, Faults, Place};
+use super::watch::{Files, Stamp};
 
 /// A configuration that can be used, and what to say about it at the start.
 #[derive(Debug, Clone)]
@@ -33,13 +34,19 @@ pub struct Setting {
 
 /// Reads the file at `path`, what it names, and the process's environment.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_noting(path, &mut Files::new())
+}
+
+/// The same; adds to `files` what is read, as it was just before.
+pub(super) fn load_noting(path: &Path, files: &mut Files) -> Result<Loaded, ConfigErrors> {
+    files.push((path.to_owned(), Stamp::of(path)));
     let name = path.display().to_string();
     let text = read_text(path, &name)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Absolute, so that nothing depends on the directory we happen to be in; a name that resolves today is kept
     // as it is written, since a link may point elsewhere at the next reload.
     let base_dir = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
-    parse(&name, &text, &|variable: &str| std::env::var_os(variable), &base_dir)
+    parse_noting(&name, &text, &|variable: &str| std::env::var_os(variable), &base_dir, files)
 }
 
 /// Checks `text`, which messages call `name`; paths in it are relative to `base_dir`.
@@ -49,6 +56,16 @@ pub fn parse(
     environment: &dyn Fn(&str) -> Option<OsString>,
     base_dir: &Path,
 ) -> Result<Loaded, ConfigErrors> {
+    parse_noting(name, text, environment, base_dir, &mut Files::new())
+}
+
+fn parse_noting(
+    name: &str,
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+    base_dir: &Path,
+    files: &mut Files,
+) -> Result<Loaded, ConfigErrors> {
     let mut faults = Faults::default();
     let (table, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
@@ -56,7 +73,7 @@ pub fn parse(
         faults.syntax(text, &syntax);
     }
     let file = if faults.is_empty() { Some(super::file::File::read(&table, &mut faults)) } else { None };
-    let mut checker = Checker { faults, settings: Vec::new(), environment, base_dir };
+    let mut checker = Checker { faults, settings: Vec::new(), environment, base_dir, files };
     let config = file.map(|file| checker.check(&file));
     let warnings = checker.faults.settle(name, text)?;
     let config = config.ok_or_else(|| ConfigErrors::whole(name, "not TOML"))?;

@@ -13,6 +13,7 @@ mod file;
 mod load;
 mod reader;
 mod sandbox;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,9 +21,13 @@ use std::time::Duration;
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use load::{Loaded, Setting, load, parse};
+pub use watch::Watch;
 use zeroize::Zeroizing;
 
-use crate::types::{AccountName, AppId, AppSecret, ClientName};
+use crate::types::{AccountName, AppId, AppSecret, ClientName, UnixSeconds};
+
+/// A certificate that ends within this time is warned about: at the start, at a reload, and every few hours.
+pub const EXPIRY_NEAR: Duration = Duration::from_hours(7 * 24);
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -52,6 +57,8 @@ pub struct Server {
     pub listen: Vec<ListenAddress>,
     /// `None`: plain HTTP.
     pub tls: Option<ServerTls>,
+    /// Whether a change of the configuration's files is taken up by itself.
+    pub watch_files: bool,
     /// Threads that carry requests, one runtime each; 1 to 1024.
     pub workers: usize,
     /// Where held bodies beyond memory go: an existing directory that can be written.
@@ -61,7 +68,7 @@ pub struct Server {
 }
 
 /// Bounds on what clients can make big, slow or many.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Open client connections, over all workers.
     pub connections_max: usize,
@@ -103,7 +110,7 @@ pub enum ListenAddress {
 }
 
 /// The server's certificate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
     /// PEM, the server's certificate first.
     pub cert_file: PathBuf,
@@ -117,10 +124,12 @@ pub struct ServerTls {
     pub client_ca_file: Option<PathBuf>,
     /// What stands in it: at least one authority's certificate.
     pub client_ca_pem: Option<Vec<u8>>,
+    /// When the first certificate of `cert_file` that ends does.
+    pub expires_at: UnixSeconds,
 }
 
 /// A private key in PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PrivateKeyPem(Zeroizing<Vec<u8>>);
 
 /// The operators' own listener.
@@ -206,7 +215,7 @@ pub struct Account {
 }
 
 /// Someone who calls.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// The operator's name for it.
     pub name: ClientName,

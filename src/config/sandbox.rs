@@ -33,6 +33,7 @@ impl Config {
             server: Server {
                 listen: vec![ListenAddress::Tcp(SERVER_DEFAULT)],
                 tls: None,
+                watch_files: false,
                 workers: default_workers(),
                 spool_dir: std::env::temp_dir(),
                 limits: Limits::default(),

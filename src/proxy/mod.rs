@@ -51,4 +51,4 @@ mod vitals;
 pub mod worker;
 
 pub use refusal::Refusal;
-pub use snapshot::{Account, Snapshot};
+pub use snapshot::{Account, Snapshot, Tls};

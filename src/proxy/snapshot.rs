@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clients::Clients;
-use crate::config::Limits;
+use crate::config::{Limits, Server};
 use crate::token::TokenHandle;
 use crate::types::{AccountName, AppId, AppSecret};
 
@@ -22,6 +22,13 @@ pub struct Account {
     pub token: TokenHandle,
 }
 
+/// How TLS is spoken with clients.
+#[derive(Debug)]
+pub struct Tls {
+    /// For handshakes.
+    pub server: Arc<rustls::ServerConfig>,
+}
+
 /// Accounts, clients and limits as of one configuration.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -31,6 +38,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// Where held bodies beyond memory go.
     pub spool_dir: PathBuf,
+    /// What connections accepted from now on speak TLS with; `None`: plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     by_name: HashMap<AccountName, Arc<Account>>,
     by_app_id: HashMap<AppId, Arc<Account>>,
 }
@@ -39,11 +48,17 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Puts one together.
-    pub fn new(accounts: Vec<Arc<Account>>, clients: Clients, limits: Limits, spool_dir: PathBuf) -> Self {
+    pub fn new(
+        accounts: Vec<Arc<Account>>,
+        clients: Clients,
+        server: &Server,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let by_app_id =
             accounts.iter().map(|account| (account.app_id.clone(), Arc::clone(account))).collect();
         let by_name = accounts.into_iter().map(|account| (account.name.clone(), account)).collect();
-        Self { clients, limits, spool_dir, by_name, by_app_id }
+        let (limits, spool_dir) = (server.limits.clone(), server.spool_dir.clone());
+        Self { clients, limits, spool_dir, tls, by_name, by_app_id }
     }
 
     /// The account of this name.

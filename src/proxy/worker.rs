@@ -52,13 +52,11 @@ pub struct Setup {
     pub index: usize,
     /// This worker's own listeners.
     pub listeners: Vec<Bound>,
-    /// `None`: plain HTTP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Where requests go.
     pub upstream: config::Upstream,
     /// How WeChat proves who it is.
     pub upstream_tls: Arc<rustls::ClientConfig>,
-    /// Accounts, clients and limits; a reload sends another.
+    /// Accounts, clients, limits and the server's certificate; a reload sends another.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Whether to stop.
     pub phase: watch::Receiver<Phase>,
@@ -161,7 +159,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         .into_iter()
         .map(|listener| {
             let listener = Rc::new(listener);
-            tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener, setup.tls.clone()))
+            tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener))
         })
         .collect();
     let housekeeping = tokio::task::spawn_local(keep_house(Rc::clone(&worker), snapshot));

@@ -76,11 +76,16 @@ impl AppSecret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The fingerprint of the secret.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.0)
+    }
 }
 
 impl fmt::Debug for AppSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AppSecret({})", Fingerprint::of(&self.0))
+        write!(f, "AppSecret({})", self.fingerprint())
     }
 }
 

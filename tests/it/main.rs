@@ -23,6 +23,7 @@ mod pki;
 #[path = "../probes/mod.rs"]
 mod probes;
 mod raw;
+mod reload;
 mod restart;
 mod sandbox;
 mod sdk;

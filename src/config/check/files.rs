@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use toml::Spanned;
 use zeroize::Zeroizing;
 
+use super::super::PlaceholderKey;
 use super::super::reader::SecretSource;
-use super::super::{PlaceholderKey, PrivateKeyPem, ServerTls, file};
+use super::super::watch::Stamp;
 use super::Checker;
 
 impl Checker<'_> {
@@ -31,8 +31,9 @@ impl Checker<'_> {
     }
 
     /// A small file as a whole.
-    fn read(&mut self, setting: &str, path: &Spanned<String>) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn read(&mut self, setting: &str, path: &Spanned<String>) -> Option<Zeroizing<Vec<u8>>> {
         let full = self.path(setting, path)?;
+        self.files.push((full.clone(), Stamp::of(&full)));
         let read = || -> io::Result<Zeroizing<Vec<u8>>> {
             // A pipe would make the start wait for whoever writes it.
             if !full.metadata()?.is_file() {
@@ -106,7 +107,7 @@ impl Checker<'_> {
         None
     }
 
-    fn warn_if_open_to_others(&mut self, setting: &str, path: &Spanned<String>) {
+    pub(super) fn warn_if_open_to_others(&mut self, setting: &str, path: &Spanned<String>) {
         use std::os::unix::fs::PermissionsExt;
         let full = self.base_dir.join(path.get_ref());
         if full.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
@@ -146,46 +147,6 @@ impl Checker<'_> {
             return None;
         }
         Some(pem.to_vec())
-    }
-
-    /// The server's certificate with its key; both must belong together.
-    pub(super) fn tls(&mut self, file: &file::Tls) -> Option<ServerTls> {
-        let client_ca = file.client_ca_file.as_ref();
-        let client_ca_pem = client_ca.and_then(|path| self.authorities("server.tls.client_ca_file", path));
-        let client_ca_file = client_ca.and_then(|path| self.path("server.tls.client_ca_file", path));
-        let (cert, key) = (file.cert_file.as_ref()?, file.key_file.as_ref()?);
-        let cert_pem = self.read("server.tls.cert_file", cert);
-        let key_pem = self.read("server.tls.key_file", key);
-        let (cert_pem, key_pem) = (cert_pem?, key_pem?);
-        self.warn_if_open_to_others("server.tls.key_file", key);
-
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_pem).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
-        let key_der = PrivateKeyDer::from_pem_slice(&key_pem).ok();
-        let signing_key = key_der.and_then(|der| rustls::crypto::ring::sign::any_supported_type(&der).ok());
-        if chain.is_none() {
-            self.faults.at(cert, "the file in `server.tls.cert_file` holds no certificate in PEM");
-        }
-        if signing_key.is_none() {
-            self.faults.at(key, "the file in `server.tls.key_file` holds no key in PEM that we can use");
-        }
-        let pair = CertifiedKey::new(chain?, signing_key?);
-        match pair.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => {
-                let message = "the key in `server.tls.key_file` does not belong to the first certificate in `cert_file`";
-                self.faults.at(key, message);
-            }
-        }
-        self.note("server.tls", if client_ca.is_some() { "on, clients show certificates" } else { "on" });
-        Some(ServerTls {
-            cert_file: self.path("server.tls.cert_file", cert)?,
-            cert_pem: cert_pem.to_vec(),
-            key_file: self.path("server.tls.key_file", key)?,
-            key_pem: PrivateKeyPem::new(key_pem),
-            client_ca_file,
-            client_ca_pem,
-        })
     }
 }
 

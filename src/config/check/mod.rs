@@ -7,6 +7,7 @@
 mod files;
 mod people;
 mod server;
+mod tls;
 mod upstream;
 
 pub(super) use files::why_unreadable;
@@ -22,6 +23,7 @@ use toml::Spanned;
 
 use super::error::Faults;
 use super::file::{self, File};
+use super::watch::Files;
 use super::{Config, Log, LogFormat, Setting, Store};
 
 /// What a check needs at hand.
@@ -33,6 +35,8 @@ pub(super) struct Checker<'a> {
     pub(super) environment: &'a dyn Fn(&str) -> Option<OsString>,
     /// Where relative paths start.
     pub(super) base_dir: &'a Path,
+    /// What has been read, as it was just before.
+    pub(super) files: &'a mut Files,
 }
 
 impl Checker<'_> {

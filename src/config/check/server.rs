@@ -14,11 +14,15 @@ impl Checker<'_> {
         let listen = self.listen_addresses(file.listen.as_ref());
         self.judge_exposure(file, &listen, has_clients);
         let tls = file.tls.as_ref().and_then(|tls| self.tls(tls));
+        let watch_files = file.watch_files.as_ref().is_none_or(|watch| *watch.get_ref());
+        if !watch_files {
+            self.note("server.watch_files", false);
+        }
         let workers = self.count("server.workers", file.workers.as_ref(), default_workers(), 1..=1024);
         let spool_dir = self.spool_dir(file.spool_dir.as_ref());
         let limits = self.limits(&file.limits);
         let listen = listen.into_iter().map(Spanned::into_inner).collect();
-        Server { listen, tls, workers, spool_dir, limits }
+        Server { listen, tls, watch_files, workers, spool_dir, limits }
     }
 
     pub(super) fn admin(&mut self, file: &file::Admin, server: &[ListenAddress]) -> Option<Admin> {

@@ -38,12 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts until it is dropped.
-pub(super) async fn accept(
-    worker: Rc<Worker>,
-    listener: Rc<Listener>,
-    tls: Option<Arc<rustls::ServerConfig>>,
-) {
-    let tls = tls.map(TlsAcceptor::from);
+pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
     let mut is_failing = false;
     loop {
         match listener.accept().await {
@@ -51,9 +46,8 @@ pub(super) async fn accept(
                 is_failing = false;
                 let Some(permit) = permit(&worker).await else { return };
                 let worker = Rc::clone(&worker);
-                let tls = tls.clone();
                 tokio::task::spawn_local(async move {
-                    serve(&worker, stream, tls).await;
+                    serve(&worker, stream).await;
                     drop(permit);
                 });
             }
@@ -89,13 +83,13 @@ async fn permit(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     }
 }
 
-async fn serve(worker: &Rc<Worker>, stream: Plain, tls: Option<TlsAcceptor>) {
+async fn serve(worker: &Rc<Worker>, stream: Plain) {
     worker.counts.connections_accepted.one();
     let _count = CountClosed(worker);
     let open = worker.connections.open();
     let vitals = Rc::clone(&open.vitals);
     // A connection that dies in its handshake, or later, is the client's affair: nothing to report.
-    let mut served = pin!(serve_stream(worker, &vitals, stream, tls));
+    let mut served = pin!(serve_stream(worker, &vitals, stream));
     let _ended = unless(|cx| vitals.ending(cx) == Ending::Cut, served.as_mut()).await;
 }
 
@@ -132,15 +126,12 @@ fn unless<T>(
     })
 }
 
-async fn serve_stream(
-    worker: &Rc<Worker>,
-    vitals: &Rc<Vitals>,
-    stream: Plain,
-    tls: Option<TlsAcceptor>,
-) -> std::io::Result<()> {
+async fn serve_stream(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -> std::io::Result<()> {
+    let tls = worker.view().snapshot.tls.clone();
     let (mut io, speaks_h2) = match tls {
         Some(tls) => {
-            let handshake = Box::pin(ClientIo::handshake(stream, Rc::clone(vitals), tls));
+            let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
+            let handshake = Box::pin(ClientIo::handshake(stream, Rc::clone(vitals), acceptor));
             let io = until_stop(vitals, handshake).await?;
             let speaks_h2 = io.chose_h2();
             (io, speaks_h2)

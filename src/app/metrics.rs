@@ -1,0 +1,68 @@
+//! Puts together what the admin listener shows of the request's way and of this process.
+
+use std::sync::Arc;
+
+use super::reload::Standing;
+use crate::admin;
+use crate::proxy::upstream;
+use crate::proxy::worker::Running;
+use crate::telemetry::metrics::{self, Exposition, WorkerCounts};
+
+/// The metrics of all workers: what they count of requests, and of connections to WeChat; and how
+/// the last reload ended.
+pub(super) fn write_metrics(
+    counts: Vec<Arc<WorkerCounts>>,
+    workers: &[Running],
+    standing: Arc<Standing>,
+) -> admin::WriteMetrics {
+    let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.upstream)).collect();
+    Box::new(move |to: &mut Exposition| {
+        metrics::write(&counts, to);
+        standing.write_metrics(to);
+        let sum = |of: fn(&upstream::Stats) -> &upstream::Counter| {
+            stats.iter().map(|stats| of(stats).value()).sum::<u64>()
+        };
+        let values = [
+            ("weigate_upstream_connections", "gauge", "connections to WeChat open", sum(|s| &s.open)),
+            ("weigate_upstream_connections_idle", "gauge", "connections to WeChat unused", sum(|s| &s.idle)),
+            (
+                "weigate_upstream_connections_total",
+                "counter",
+                "connections to WeChat made",
+                sum(|s| &s.opened),
+            ),
+            (
+                "weigate_upstream_reuses_total",
+                "counter",
+                "requests on a connection used before",
+                sum(|s| &s.reused),
+            ),
+            (
+                "weigate_upstream_stale_retries_total",
+                "counter",
+                "GET and HEAD sent again since a pooled connection had died",
+                sum(|s| &s.stale_retries),
+            ),
+        ];
+        for (name, kind, help, value) in values {
+            to.family(name, kind, help);
+            to.sample(name, &[], value);
+        }
+        to.family(
+            "weigate_upstream_connect_failures_total",
+            "counter",
+            "connections to WeChat that failed, by reason",
+        );
+        for (index, cause) in upstream::ConnectError::ALL.into_iter().enumerate() {
+            let failures = stats
+                .iter()
+                .filter_map(|stats| stats.connect_failures.get(index))
+                .map(upstream::Counter::value);
+            to.sample(
+                "weigate_upstream_connect_failures_total",
+                &[("reason", cause.word())],
+                failures.sum::<u64>(),
+            );
+        }
+    })
+}
