@@ -104,7 +104,9 @@ fn client_operations() -> anyhow::Result<[Operation; 3]> {
     let account = AccountName::parse("shop")?;
     let client = config::Client {
         name: ClientName::parse("orders")?,
-        key_sha256: clients::digest(&key),
+        key_sha256: Some(clients::digest(&key)),
+        cert_san: Vec::new(),
+        cert_sha256: Vec::new(),
         accounts: vec![account.clone()],
         allow: None,
         requests_per_s: None,

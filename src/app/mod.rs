@@ -25,7 +25,7 @@ use reload::Standing;
 
 use crate::admin;
 use crate::clients::{Clients, Signer};
-use crate::config::{Config, ConfigErrors, PlaceholderKey};
+use crate::config::{ClientTrustError, Config, ConfigErrors, PlaceholderKey};
 use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
 use crate::proxy::{Refusal, Snapshot, Tls};
@@ -47,9 +47,9 @@ pub enum AppError {
     /// The server's certificate cannot be used.
     #[error("the server's certificate cannot be used: {0}")]
     ServerTls(rustls::Error),
-    /// A client certificate authority cannot be used.
-    #[error("client_ca_file cannot be used")]
-    ClientCa,
+    /// Clients' certificates cannot be judged.
+    #[error(transparent)]
+    ClientTrust(#[from] ClientTrustError),
     /// No randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(#[from] getrandom::Error),

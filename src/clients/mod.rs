@@ -1,8 +1,9 @@
 //! Who may call, what, and how much.
 //!
-//! A client shows its key (or a placeholder that stands for it); [`Clients`] finds the client. What a client may do
+//! A client shows its key, a placeholder that stands for it, or a certificate; [`Clients`] finds the client. What a client may do
 //! is a question for [`Client::may_use`] and [`Client::admit`]. This room knows no account's secret and no token.
 
+mod certificate;
 mod key;
 mod placeholder;
 mod rate;
@@ -10,8 +11,10 @@ mod rate;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use certificate::Certificate;
 pub use key::{KEY_PREFIX, digest, digest_text, generate};
 pub use placeholder::{PLACEHOLDER_LIVES, Placeholder, PlaceholderError, Signer};
 pub use rate::{InFlight, Rate, RateError};
@@ -26,10 +29,19 @@ pub struct Client {
     pub name: ClientName,
     /// Bodies of known length up to here are streamed, and sent once.
     pub streamed_body_bytes_max: Option<u64>,
-    key_sha256: [u8; 32],
+    credential: Credential,
     accounts: Accounts,
     allow: Option<Vec<config::PathPattern>>,
     rate: Rate,
+}
+
+/// What a client's placeholders are bound to.
+#[derive(Debug)]
+enum Credential {
+    /// SHA-256 of its key.
+    Key([u8; 32]),
+    /// It has no key; SHA-256 of what its certificate must say.
+    Certificate([u8; 32]),
 }
 
 #[derive(Debug)]
@@ -51,6 +63,8 @@ enum Callers {
     Anonymous(Arc<Client>),
     Known {
         by_digest: HashMap<[u8; 32], Arc<Client>>,
+        by_cert_san: HashMap<String, Arc<Client>>,
+        by_cert_sha256: HashMap<[u8; 32], Arc<Client>>,
         by_name: HashMap<ClientName, Arc<Client>>,
     },
 }
@@ -63,10 +77,17 @@ impl Clients {
         if clients.is_empty() {
             return Self { callers: Callers::Anonymous(Arc::new(Client::anonymous())), signer };
         }
-        let clients: Vec<Arc<Client>> = clients.iter().map(|client| Arc::new(Client::new(client))).collect();
-        let by_digest = clients.iter().map(|client| (client.key_sha256, Arc::clone(client))).collect();
-        let by_name = clients.into_iter().map(|client| (client.name.clone(), client)).collect();
-        Self { callers: Callers::Known { by_digest, by_name }, signer }
+        let (mut by_digest, mut by_name) = (HashMap::new(), HashMap::new());
+        let (mut by_cert_san, mut by_cert_sha256) = (HashMap::new(), HashMap::new());
+        for written in clients {
+            let client = Arc::new(Client::new(written));
+            by_digest.extend(written.key_sha256.map(|digest| (digest, Arc::clone(&client))));
+            by_cert_san.extend(written.cert_san.iter().map(|name| (name.clone(), Arc::clone(&client))));
+            by_cert_sha256.extend(written.cert_sha256.iter().map(|digest| (*digest, Arc::clone(&client))));
+            by_name.insert(client.name.clone(), client);
+        }
+        let callers = Callers::Known { by_digest, by_cert_san, by_cert_sha256, by_name };
+        Self { callers, signer }
     }
 
     /// The client that every caller is, where no clients are configured.
@@ -85,7 +106,16 @@ impl Clients {
         let Callers::Known { by_digest, .. } = &self.callers else { return None };
         let digest = digest(key);
         let client = by_digest.get(&digest)?;
-        bool::from(client.key_sha256.ct_eq(&digest)).then_some(client)
+        bool::from(client.credential.bytes().ct_eq(&digest)).then_some(client)
+    }
+
+    /// The client whose certificate this is; it has been verified. One that would be two clients' is nobody's.
+    pub fn by_certificate(&self, certificate: &Certificate) -> Option<&Arc<Client>> {
+        let Callers::Known { by_cert_san, by_cert_sha256, .. } = &self.callers else { return None };
+        let by_name = certificate.names.iter().filter_map(|name| by_cert_san.get(name));
+        let mut found = by_name.chain(by_cert_sha256.get(&certificate.sha256));
+        let client = found.next()?;
+        found.all(|other| Arc::ptr_eq(other, client)).then_some(client)
     }
 
     /// Whether `text` is a client's key, or looks like a placeholder: what must not travel on to WeChat.
@@ -106,13 +136,13 @@ impl Clients {
             Callers::Known { by_name, .. } => by_name.get(claims.client()),
         };
         let client = client.ok_or(PlaceholderError::Forged)?;
-        let (account, expires_at) = claims.verify(&self.signer, &client.key_sha256, now)?;
+        let (account, expires_at) = claims.verify(&self.signer, client.credential.bytes(), now)?;
         Ok((client, account, expires_at))
     }
 
     /// A placeholder for `client` and `account`, good for [`PLACEHOLDER_LIVES`] from `now`.
     pub fn placeholder(&self, client: &Client, account: &AccountName, now: UnixSeconds) -> String {
-        self.signer.sign(&client.name, account, &client.key_sha256, now.plus(PLACEHOLDER_LIVES))
+        self.signer.sign(&client.name, account, client.credential.bytes(), now.plus(PLACEHOLDER_LIVES))
     }
 }
 
@@ -123,7 +153,7 @@ impl Client {
         Self {
             name: client.name.clone(),
             streamed_body_bytes_max: client.streamed_body_bytes_max,
-            key_sha256: client.key_sha256,
+            credential: Credential::of(client),
             accounts: Accounts::These(client.accounts.clone()),
             allow: client.allow.clone(),
             rate: Rate::new(client.requests_per_s, client.requests_at_once_max),
@@ -136,11 +166,17 @@ impl Client {
         Self {
             name,
             streamed_body_bytes_max: None,
-            key_sha256: [0; 32],
+            credential: Credential::Key([0; 32]),
             accounts: Accounts::All,
             allow: None,
             rate: Rate::new(None, None),
         }
+    }
+
+    /// Whether it has no key, so that nothing but its certificate shows that it is there. Its placeholders are worth
+    /// something beside that certificate only (as RFC 8705 §3 has it for tokens).
+    pub fn needs_certificate(&self) -> bool {
+        matches!(self.credential, Credential::Certificate(_))
     }
 
     /// Whether it may use `account`.
@@ -186,6 +222,29 @@ impl Client {
 
     pub(crate) fn rate(&self) -> &Rate {
         &self.rate
+    }
+}
+
+// === impl Credential ===
+
+impl Credential {
+    fn of(client: &config::Client) -> Self {
+        if let Some(digest) = client.key_sha256 {
+            return Self::Key(digest);
+        }
+        let mut hash = Sha256::new_with_prefix(b"weigate client certificate 1\n");
+        for name in &client.cert_san {
+            hash.update(name);
+            hash.update(b"\n");
+        }
+        client.cert_sha256.iter().for_each(|digest| hash.update(digest));
+        Self::Certificate(hash.finalize().into())
+    }
+
+    fn bytes(&self) -> &[u8; 32] {
+        match self {
+            Self::Key(digest) | Self::Certificate(digest) => digest,
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 //! wgt_ base64url( version 1 · expiry, 8 bytes, big endian · length of client · client · account · HMAC, 32 bytes )
 //! ```
 //!
-//! The HMAC (SHA-256) covers all before it and the client's key digest: removing a client, or changing its key,
-//! kills its placeholders. The signing key is weigate's own; who reads `proxy.toml` can forge nothing.
+//! The HMAC (SHA-256) covers all before it and the client's key digest (for a client without a key: a digest of what
+//! its certificate must say): removing a client, or changing its key, kills its placeholders. The signing key is weigate's own; who reads `proxy.toml` can forge nothing.
 //!
 //! # Why this shape
 //!
@@ -76,7 +76,7 @@ impl Signer {
         &self,
         client: &ClientName,
         account: &AccountName,
-        key_sha256: &[u8; 32],
+        credential: &[u8; 32],
         expires_at: UnixSeconds,
     ) -> String {
         let client = client.as_str().as_bytes();
@@ -88,14 +88,14 @@ impl Signer {
         bytes.push(u8::try_from(client.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(client);
         bytes.extend_from_slice(account);
-        let signature = self.mac(&bytes, key_sha256).finalize().into_bytes();
+        let signature = self.mac(&bytes, credential).finalize().into_bytes();
         bytes.extend_from_slice(&signature);
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(&bytes))
     }
 
-    fn mac(&self, signed: &[u8], key_sha256: &[u8; 32]) -> Hmac<Sha256> {
+    fn mac(&self, signed: &[u8], credential: &[u8; 32]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
-        mac.update(key_sha256);
+        mac.update(credential);
         mac.update(signed);
         mac
     }
@@ -149,10 +149,10 @@ impl Placeholder {
     pub fn verify(
         self,
         signer: &Signer,
-        key_sha256: &[u8; 32],
+        credential: &[u8; 32],
         now: UnixSeconds,
     ) -> Result<(AccountName, UnixSeconds), PlaceholderError> {
-        let mac = signer.mac(&self.signed, key_sha256);
+        let mac = signer.mac(&self.signed, credential);
         mac.verify_slice(&self.signature).map_err(|_| PlaceholderError::Forged)?;
         if now >= self.expires_at {
             return Err(PlaceholderError::Expired);

@@ -15,7 +15,9 @@ fn signer(byte: u8) -> Signer {
 fn client(name: &str, key: &str) -> config::Client {
     config::Client {
         name: ClientName::parse(name).unwrap(),
-        key_sha256: digest(key),
+        key_sha256: Some(digest(key)),
+        cert_san: Vec::new(),
+        cert_sha256: Vec::new(),
         accounts: vec![account("shop")],
         allow: None,
         requests_per_s: None,

@@ -42,6 +42,7 @@ pub(super) struct Tls {
     pub(super) cert_file: Option<Spanned<String>>,
     pub(super) key_file: Option<Spanned<String>>,
     pub(super) client_ca_file: Option<Spanned<String>>,
+    pub(super) client_crl_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug)]
@@ -104,6 +105,8 @@ pub(super) struct Account {
 pub(super) struct Client {
     pub(super) name: Option<Spanned<String>>,
     pub(super) key_sha256: Option<Spanned<String>>,
+    pub(super) cert_san: Option<Texts>,
+    pub(super) cert_sha256: Option<Texts>,
     pub(super) accounts: Option<Texts>,
     pub(super) allow: Option<Texts>,
     pub(super) requests_per_s: Option<Spanned<u64>>,
@@ -140,6 +143,7 @@ impl Server {
                 cert_file: section.required_text("cert_file", "cert_file = \"server.pem\""),
                 key_file: section.required_text("key_file", "key_file = \"server.key\""),
                 client_ca_file: section.text("client_ca_file"),
+                client_crl_file: section.text("client_crl_file"),
             }),
             watch_files: section.switch("watch_files"),
             workers: section.number("workers"),
@@ -251,7 +255,9 @@ impl Client {
         );
         Self {
             name: section.required_text("name", "name = \"orders\""),
-            key_sha256: section.required_text("key_sha256", "what `weigate key NAME` prints"),
+            key_sha256: section.text("key_sha256"),
+            cert_san: section.one_or_more_texts("cert_san"),
+            cert_sha256: section.one_or_more_texts("cert_sha256"),
             accounts: section.required_texts("accounts", "accounts = [\"shop\"]"),
             allow: section.texts("allow"),
             requests_per_s: section.number("requests_per_s"),

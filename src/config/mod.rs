@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use check::{ClientTrustError, client_verifier};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use load::{Loaded, Setting, load, parse};
 pub use watch::Watch;
@@ -46,7 +47,7 @@ pub struct Config {
     pub log: Log,
     /// The accounts, at least one, names unique, each AppID once.
     pub accounts: Vec<Account>,
-    /// The clients, names unique, keys unique. Empty means that every caller is `anonymous`.
+    /// The clients; names, keys and certificates unique. Empty means that every caller is `anonymous`.
     pub clients: Vec<Client>,
 }
 
@@ -124,6 +125,8 @@ pub struct ServerTls {
     pub client_ca_file: Option<PathBuf>,
     /// What stands in it: at least one authority's certificate.
     pub client_ca_pem: Option<Vec<u8>>,
+    /// PEM: lists of revoked certificates, one for each authority that signs clients'; `None`: nothing is revoked.
+    pub client_crl_pem: Option<Vec<u8>>,
     /// When the first certificate of `cert_file` that ends does.
     pub expires_at: UnixSeconds,
 }
@@ -219,8 +222,12 @@ pub struct Account {
 pub struct Client {
     /// The operator's name for it.
     pub name: ClientName,
-    /// SHA-256 of its key.
-    pub key_sha256: [u8; 32],
+    /// SHA-256 of its key; `None` only where a certificate names the client.
+    pub key_sha256: Option<[u8; 32]>,
+    /// Names of its certificate, any of which will do: DNS names in lower case, URIs.
+    pub cert_san: Vec<String>,
+    /// SHA-256 of its certificate in DER; any of them will do.
+    pub cert_sha256: Vec<[u8; 32]>,
     /// The accounts it may use, at least one, all of them configured.
     pub accounts: Vec<AccountName>,
     /// The paths it may use; `None`: every path that is not guarded.

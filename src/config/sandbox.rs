@@ -22,7 +22,9 @@ impl Config {
         let account = AccountName::parse("sandbox")?;
         let client = Client {
             name: ClientName::parse("sandbox")?,
-            key_sha256,
+            key_sha256: Some(key_sha256),
+            cert_san: Vec::new(),
+            cert_sha256: Vec::new(),
             accounts: vec![account.clone()],
             allow: None,
             requests_per_s: None,

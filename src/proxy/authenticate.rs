@@ -6,6 +6,9 @@
 //! 2. `access_token=` in the query: a placeholder or the key itself. Not on `/sns/…`, where it is the user's;
 //! 3. `secret=` in the query, on the calls where SDKs send the AppSecret, which for them is the client key.
 //!
+//! A certificate that names a client goes before all of these: what else is shown may say which account, and may not be
+//! another client's. A client that has no key is nobody without its certificate.
+//!
 //! Where no clients are configured, every caller is `anonymous` and a credential is only read for the account that a
 //! placeholder names.
 //!
@@ -24,6 +27,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
+use super::handle::Connection;
 use super::refusal::Refusal;
 use super::route::Target;
 use super::worker::View;
@@ -61,8 +65,9 @@ pub(super) fn authenticate(
     view: &Rc<View>,
     headers: &HeaderMap,
     target: &Target<'_>,
-    remembered: &Remembered,
+    connection: &Connection,
 ) -> Result<Rc<Caller>, Refusal> {
+    let remembered = &connection.remembered;
     let authorization = headers.get(AUTHORIZATION);
     let access_token = match target.judged.need {
         // There, `access_token` belongs to the user or to another application.
@@ -75,14 +80,19 @@ pub(super) fn authenticate(
         return Ok(caller);
     }
     let clients = &view.snapshot.clients;
-    if authorization.is_none()
+    let shown = connection.shown.client(view);
+    if shown.is_none()
+        && authorization.is_none()
         && access_token.is_none()
         && clients.anonymous().is_none()
         && let Some(caller) = by_secret(clients, target)
     {
         return Ok(Rc::new(caller));
     }
-    let caller = Rc::new(judge(clients, authorization, access_token)?);
+    let caller = Rc::new(match &shown {
+        Some(client) => by_certificate(clients, client, authorization, access_token)?,
+        None => judge(clients, authorization, access_token).and_then(Caller::without_certificate)?,
+    });
     remembered.keep(view, authorization, access_token, &caller);
     Ok(caller)
 }
@@ -117,6 +127,26 @@ fn judge(
             "no client key: send Authorization: Bearer KEY, or access_token= with a key or a placeholder",
         )),
     }
+}
+
+fn by_certificate(
+    clients: &Clients,
+    client: &Arc<Client>,
+    authorization: Option<&HeaderValue>,
+    access_token: Option<&str>,
+) -> Result<Caller, Refusal> {
+    let by_field =
+        authorization.and_then(|field| field.to_str().ok()).and_then(|text| by_authorization(clients, text));
+    let by_token = access_token.and_then(|token| by_access_token(clients, token).ok());
+    if [&by_field, &by_token].into_iter().flatten().any(|other| !Arc::ptr_eq(&other.client, client)) {
+        return Err(Refusal::Unauthenticated(
+            "the certificate is one client's, the key or placeholder another's",
+        ));
+    }
+    let is_by_access_token = by_token.is_some();
+    let said = by_token.into_iter().chain(by_field).find(|caller| caller.account.is_some());
+    let (account, good_until) = said.map_or((None, None), |said| (said.account, said.good_until));
+    Ok(Caller { client: Arc::clone(client), account, is_by_access_token, good_until })
 }
 
 /// `Bearer KEY`, `Basic base64(any:KEY)`; the scheme in any case (RFC 9110 §11.1).
@@ -173,6 +203,16 @@ fn placeholder_line(error: PlaceholderError) -> &'static str {
 // === impl Caller ===
 
 impl Caller {
+    /// It came without a certificate that names it.
+    fn without_certificate(self) -> Result<Self, Refusal> {
+        if self.client.needs_certificate() {
+            return Err(Refusal::Unauthenticated(
+                "this client is known by its certificate, which is not here",
+            ));
+        }
+        Ok(self)
+    }
+
     fn by_key(client: &Arc<Client>) -> Self {
         Self { client: Arc::clone(client), account: None, is_by_access_token: false, good_until: None }
     }

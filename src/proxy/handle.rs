@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::authenticate::{Remembered, authenticate};
 use super::body::{self, ReplyBody};
+use super::certificate::Shown;
 use super::forward::Forward;
 use super::refusal::Refusal;
 use super::route::{Route, Target};
@@ -45,6 +46,7 @@ pub(super) struct Connection {
     pub(super) worker: Rc<Worker>,
     pub(super) vitals: Rc<Vitals>,
     pub(super) remembered: Remembered,
+    pub(super) shown: Rc<Shown>,
 }
 
 /// Answers a request, whatever happens.
@@ -57,7 +59,7 @@ pub(super) async fn handle(
     let worker = &*connection.worker;
     let view = worker.view();
     let mut exchange = Box::new(Exchange::begin(&connection, &head));
-    let way = Way { worker, view: &view, head: &head, remembered: &connection.remembered };
+    let way = Way { worker, view: &view, head: &head, connection: &connection };
     let mut response = match way.carry(incoming, &mut exchange).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -81,7 +83,7 @@ struct Way<'a> {
     worker: &'a Worker,
     view: &'a Rc<View>,
     head: &'a Parts,
-    remembered: &'a Remembered,
+    connection: &'a Connection,
 }
 
 // === impl Way ===
@@ -102,10 +104,12 @@ impl Way<'_> {
         }
         let target = Target::of(&self.head.uri)?;
         if let Need::TokenCall(call) = target.judged.need {
-            let answer = local::token_call(call, snapshot, &target, self.head, incoming, exchange.id);
+            let shown = self.connection.shown.client(self.view);
+            let answer =
+                local::token_call(call, snapshot, shown.as_ref(), &target, self.head, incoming, exchange.id);
             return Box::pin(answer).await;
         }
-        let caller = authenticate(self.view, &self.head.headers, &target, self.remembered)?;
+        let caller = authenticate(self.view, &self.head.headers, &target, self.connection)?;
         exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
         let route = Route::choose(snapshot, &target, &caller)?;
         let entry = self.view.route(&self.worker.counts, &caller.client, route.account);

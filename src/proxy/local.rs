@@ -1,12 +1,14 @@
 //! An SDK's own token call, answered here.
 //!
 //! Every SDK asks `/cgi-bin/token` or `/cgi-bin/stable_token` before its first call. Here `appid` names the account
-//! and `secret` carries the client key; the answer is a placeholder that lives 7200 s, as SDKs expect (some subtract
+//! and `secret` carries the client key (or, where a certificate names the client, anything); the answer is a placeholder that lives 7200 s, as SDKs expect (some subtract
 //! 1500 s and would choke on less, peers.md finding 4). A no comes in WeChat's own shape, with status 200, since the
 //! SDK is the one to read it: 40013 for an account that is not the client's, 40125 for a key that is not known. No
 //! SDK retries on either.
 //!
 //! Parameters come in the query, as a form or as JSON: SDKs differ, and so do WeChat's own pages (wechat.md §1).
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -19,6 +21,7 @@ use super::refusal::Refusal;
 use super::respond;
 use super::route::{self, Target};
 use super::snapshot::Snapshot;
+use crate::clients::Client;
 use crate::types::{RequestId, UnixSeconds};
 use crate::wechat::paths::TokenCall;
 use crate::wechat::query;
@@ -42,6 +45,7 @@ struct Asked {
 pub(super) async fn token_call(
     call: TokenCall,
     snapshot: &Snapshot,
+    shown: Option<&Arc<Client>>,
     target: &Target<'_>,
     head: &Parts,
     incoming: hyper::body::Incoming,
@@ -54,12 +58,13 @@ pub(super) async fn token_call(
         Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
     let body = body::in_memory(incoming, limits).await?;
     let asked = Asked::read(target.query.unwrap_or_default(), &body);
-    Ok(answer(call, snapshot, target, &asked, id))
+    Ok(answer(call, snapshot, shown, target, &asked, id))
 }
 
 fn answer(
     call: TokenCall,
     snapshot: &Snapshot,
+    shown: Option<&Arc<Client>>,
     target: &Target<'_>,
     asked: &Asked,
     id: RequestId,
@@ -75,13 +80,16 @@ fn answer(
         return wechat_error(40002, "invalid grant_type", id);
     }
     let clients = &snapshot.clients;
-    let client = match (clients.anonymous(), asked.secret.as_ref()) {
-        (Some(anonymous), _) => anonymous,
-        (None, None) => return wechat_error(41004, "appsecret missing", id),
-        (None, Some(key)) => match clients.by_key(key) {
-            Some(client) => client,
-            None => return wechat_error(40125, "invalid appsecret", id),
-        },
+    let by_key = asked.secret.as_ref().and_then(|key| clients.by_key(key));
+    let client = match (shown.or(clients.anonymous()), by_key) {
+        // Whom the certificate names need not know a secret, but must not use another's.
+        (Some(known), Some(other)) if !Arc::ptr_eq(known, other) => {
+            return wechat_error(40125, "invalid appsecret", id);
+        }
+        (Some(known), _) => known,
+        (None, Some(client)) => client,
+        (None, None) if asked.secret.is_none() => return wechat_error(41004, "appsecret missing", id),
+        (None, None) => return wechat_error(40125, "invalid appsecret", id),
     };
     if !client.may_use(&account.name) {
         return wechat_error(40013, "invalid appid", id);

@@ -36,6 +36,7 @@
 mod accept;
 mod authenticate;
 mod body;
+mod certificate;
 mod forward;
 mod handle;
 mod head;

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::server::danger::ClientCertVerifier;
+
 use crate::clients::Clients;
 use crate::config::{Limits, Server};
 use crate::token::TokenHandle;
@@ -27,6 +29,8 @@ pub struct Account {
 pub struct Tls {
     /// For handshakes.
     pub server: Arc<rustls::ServerConfig>,
+    /// What judges clients' certificates; `None`: none is asked for.
+    pub clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// Accounts, clients and limits as of one configuration.

@@ -317,6 +317,7 @@ fn base_dir() -> tempfile::TempDir {
     let base = tempfile::tempdir().unwrap();
     let server = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let revoked = crate::pki::Authority::new().revokes(&[]);
     let secret = format!("{SECRET}\n");
     let files = [
         ("shop.secret", secret.as_str()),
@@ -327,6 +328,7 @@ fn base_dir() -> tempfile::TempDir {
         ("server.key", &server.signing_key.serialize_pem()),
         ("other.key", &other.signing_key.serialize_pem()),
         ("clients-ca.pem", &other.cert.pem()),
+        ("clients.crl", &revoked),
         ("sandbox-ca.pem", &other.cert.pem()),
     ];
     for (name, text) in files {

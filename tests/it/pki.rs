@@ -21,6 +21,7 @@ pub(crate) struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) pem: String,
     pub(crate) key: KeyPair,
+    pub(crate) serial: u64,
 }
 
 /// When a certificate is good.
@@ -54,6 +55,25 @@ impl Authority {
         self.0.der().clone()
     }
 
+    /// A list in PEM that says that these are revoked.
+    pub(crate) fn revokes(&self, identities: &[&Identity]) -> String {
+        let revoked = identities.iter().map(|identity| rcgen::RevokedCertParams {
+            serial_number: identity.serial.into(),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2200, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+
     /// A certificate for these names; `spiffe://…` and its like become URIs.
     pub(crate) fn issue(&self, names: &[&str]) -> Identity {
         self.issue_for(names, Validity::Now)
@@ -67,15 +87,26 @@ impl Authority {
         let since_1970 = now.duration_since(std::time::UNIX_EPOCH).unwrap();
         let end = since_1970 + std::time::Duration::from_secs(seconds);
         params.not_after = date_time_ymd(1970, 1, 1) + end;
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Identity { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
+        self.sign(params)
     }
 
     pub(crate) fn issue_for(&self, names: &[&str], validity: Validity) -> Identity {
+        self.sign(params(names, validity))
+    }
+
+    /// One that says who it is only where nobody should look.
+    pub(crate) fn issue_for_common_name(&self, name: &str) -> Identity {
+        let mut params = params(&[], Validity::Now);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Identity {
+        let serial = fastrand::u64(1..u64::MAX >> 1);
+        params.serial_number = Some(serial.into());
         let key = KeyPair::generate().unwrap();
-        let certificate = params(names, validity).signed_by(&key, &self.0).unwrap();
-        Identity { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Identity { chain: vec![certificate.der().clone()], pem: certificate.pem(), key, serial }
     }
 }
 
@@ -83,7 +114,7 @@ impl Authority {
 pub(crate) fn self_signed(names: &[&str]) -> Identity {
     let key = KeyPair::generate().unwrap();
     let certificate = params(names, Validity::Now).self_signed(&key).unwrap();
-    Identity { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
+    Identity { chain: vec![certificate.der().clone()], pem: certificate.pem(), key, serial: 0 }
 }
 
 fn params(names: &[&str], validity: Validity) -> CertificateParams {
@@ -91,7 +122,6 @@ fn params(names: &[&str], validity: Validity) -> CertificateParams {
     let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
     let mut params = CertificateParams::new(hosts).unwrap();
     params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
-    params.serial_number = Some(fastrand::u64(1..u64::MAX >> 1).into());
     match validity {
         Validity::Now => {}
         Validity::Past => {

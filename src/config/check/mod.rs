@@ -4,6 +4,7 @@
 //! there is one fault. Judged here is what can be judged without the network; files and variables that the
 //! configuration names are read here.
 
+mod certs;
 mod files;
 mod people;
 mod server;
@@ -12,6 +13,7 @@ mod upstream;
 
 pub(super) use files::why_unreadable;
 pub(super) use server::{ADMIN_DEFAULT, SERVER_DEFAULT};
+pub use tls::{ClientTrustError, client_verifier};
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +22,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use toml::Spanned;
+
+use people::ClientBounds;
 
 use super::error::Faults;
 use super::file::{self, File};
@@ -49,7 +53,11 @@ impl Checker<'_> {
         let placeholder_key = file.placeholder_key.as_ref().and_then(|source| self.placeholder_key(source));
         let log = self.log(&file.log);
         let accounts = self.accounts(file.accounts.as_deref());
-        let clients = self.clients(&file.clients, file.accounts.as_deref(), server.limits.body_bytes_max);
+        let bounds = ClientBounds {
+            body_bytes_max: server.limits.body_bytes_max,
+            show_certificates: file.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()),
+        };
+        let clients = self.clients(&file.clients, file.accounts.as_deref(), bounds);
         Config { server, admin, upstream, store, placeholder_key, log, accounts, clients }
     }
 

@@ -7,8 +7,17 @@ use toml::Spanned;
 use super::super::reader::SecretSource;
 use super::super::{Account, Client, PathPattern, file};
 use super::Checker;
+use super::certs::Taken;
 use super::files::hex_32;
 use crate::types::{AccountName, AppId, AppSecret, ClientName};
+
+/// What the clients' sections are judged by beside themselves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientBounds {
+    pub(super) body_bytes_max: u64,
+    /// `server.tls.client_ca_file` is there.
+    pub(super) show_certificates: bool,
+}
 
 impl Checker<'_> {
     pub(super) fn accounts(&mut self, written: Option<&[Spanned<file::Account>]>) -> Vec<Account> {
@@ -87,18 +96,19 @@ impl Checker<'_> {
         &mut self,
         written: &[Spanned<file::Client>],
         accounts: Option<&[Spanned<file::Account>]>,
-        body_bytes_max: u64,
+        bounds: ClientBounds,
     ) -> Vec<Client> {
         let accounts = accounts.unwrap_or_default().iter();
         let known: HashSet<&str> = accounts
             .filter_map(|account| Some(account.get_ref().name.as_ref()?.get_ref().as_str()))
             .collect();
-        let (mut names, mut keys) = (HashSet::new(), HashSet::new());
+        let (mut names, mut taken) = (HashSet::new(), Taken::default());
         let mut clients = Vec::with_capacity(written.len());
         for client in written {
+            self.identity(client, bounds);
             let client = client.get_ref();
             self.refuse_repeated(&mut names, client.name.as_ref(), "another client has this name");
-            clients.extend(self.client(client, &known, &mut keys, body_bytes_max));
+            clients.extend(self.client(client, &known, &mut taken, bounds));
         }
         if !clients.is_empty() {
             let names: Vec<&str> = clients.iter().map(|client| client.name.as_str()).collect();
@@ -111,8 +121,8 @@ impl Checker<'_> {
         &mut self,
         written: &file::Client,
         known: &HashSet<&str>,
-        keys: &mut HashSet<[u8; 32]>,
-        body_bytes_max: u64,
+        taken: &mut Taken,
+        bounds: ClientBounds,
     ) -> Option<Client> {
         let name = written.name.as_ref().and_then(|text| {
             let name = ClientName::parse(text.get_ref());
@@ -121,7 +131,10 @@ impl Checker<'_> {
         if let Some(text) = written.name.as_ref().filter(|text| text.get_ref() == ANONYMOUS) {
             self.faults.at(text, "`name` is the one that callers without a key have, choose another");
         }
-        let key_sha256 = written.key_sha256.as_ref().and_then(|text| self.key_digest(text, keys));
+        let key_sha256 = written.key_sha256.as_ref().and_then(|text| self.key_digest(text, &mut taken.keys));
+        let cert_san = written.cert_san.as_ref().map(|list| self.cert_names(list, &mut taken.cert_names));
+        let cert_sha256 =
+            written.cert_sha256.as_ref().map(|list| self.cert_digests(list, &mut taken.cert_digests));
         let accounts = written.accounts.as_ref().map(|list| self.client_accounts(list, known));
         let allow = written.allow.as_ref().map(|list| self.patterns(list));
         let requests_per_s = self.optional("requests_per_s", written.requests_per_s.as_ref(), 1, 1_000_000);
@@ -130,13 +143,15 @@ impl Checker<'_> {
         let streamed_body_bytes_max = self.optional(
             "streamed_body_bytes_max",
             written.streamed_body_bytes_max.as_ref(),
-            body_bytes_max.saturating_add(1),
+            bounds.body_bytes_max.saturating_add(1),
             STREAMED_BODY_BYTES_MAX,
         );
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Some(Client {
             name: name?,
-            key_sha256: key_sha256?,
+            key_sha256,
+            cert_san: cert_san.unwrap_or_default(),
+            cert_sha256: cert_sha256.unwrap_or_default(),
             accounts: accounts?,
             allow,
             requests_per_s: requests_per_s.map(narrow),

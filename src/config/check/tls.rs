@@ -1,7 +1,12 @@
 //! Checks the server's certificate, its key, and whom clients' certificates must come from.
 
+use std::sync::Arc;
+
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use toml::Spanned;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -16,6 +21,22 @@ impl Checker<'_> {
         let client_ca = file.client_ca_file.as_ref();
         let client_ca_pem = client_ca.and_then(|path| self.authorities("server.tls.client_ca_file", path));
         let client_ca_file = client_ca.and_then(|path| self.path("server.tls.client_ca_file", path));
+        let client_crl_pem = file.client_crl_file.as_ref().and_then(|path| {
+            if client_ca.is_none() {
+                let message =
+                    "`server.tls.client_crl_file` has no use without `client_ca_file`, leave it out";
+                self.faults.at(path, message);
+            }
+            self.read("server.tls.client_crl_file", path).map(|pem| pem.to_vec())
+        });
+        if let (Some(ca_pem), Some(crl_pem), Some(path)) =
+            (&client_ca_pem, &client_crl_pem, &file.client_crl_file)
+            && client_verifier(ca_pem, Some(crl_pem)).is_err()
+        {
+            let message =
+                "the file in `server.tls.client_crl_file` holds no list of revoked certificates in PEM";
+            self.faults.at(path, message);
+        }
         let (cert, key) = (file.cert_file.as_ref()?, file.key_file.as_ref()?);
         let cert_pem = self.read("server.tls.cert_file", cert);
         let key_pem = self.read("server.tls.key_file", key);
@@ -50,6 +71,7 @@ impl Checker<'_> {
             key_pem: PrivateKeyPem::new(key_pem),
             client_ca_file,
             client_ca_pem,
+            client_crl_pem,
             expires_at: expires_at?,
         })
     }
@@ -79,4 +101,31 @@ impl Checker<'_> {
         }
         Some(first)
     }
+}
+
+/// Whose certificates to trust cannot be read from these files.
+#[derive(Debug, thiserror::Error)]
+#[error("clients' certificates cannot be judged by `client_ca_file` and `client_crl_file`")]
+pub struct ClientTrustError;
+
+/// What judges clients' certificates: they are of an authority in `ca_pem`, good at the time, and not in a list of
+/// `crl_pem`, which then has one for each authority on the way. (A list past its date is used on: what it revokes stays
+/// revoked.)
+pub fn client_verifier(
+    ca_pem: &[u8],
+    crl_pem: Option<&[u8]>,
+) -> Result<Arc<dyn ClientCertVerifier>, ClientTrustError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+        roots.add(certificate.map_err(|_| ClientTrustError)?).map_err(|_| ClientTrustError)?;
+    }
+    let lists: Result<Vec<_>, _> =
+        CertificateRevocationListDer::pem_slice_iter(crl_pem.unwrap_or_default()).collect();
+    let lists = lists.map_err(|_| ClientTrustError)?;
+    if crl_pem.is_some() && lists.is_empty() {
+        return Err(ClientTrustError);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).with_crls(lists);
+    builder.build().map_err(|_| ClientTrustError)
 }

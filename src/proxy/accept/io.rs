@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -80,6 +81,14 @@ impl ClientIo {
         match &self.stream {
             Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
             Stream::Plain(_) => false,
+        }
+    }
+
+    /// The certificates that the client showed, its own first.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+            Stream::Plain(_) => &[],
         }
     }
 

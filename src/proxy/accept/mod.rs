@@ -28,6 +28,7 @@ use io::{ClientIo, Plain};
 
 use super::authenticate::Remembered;
 use super::body::ReplyBody;
+use super::certificate::Shown;
 use super::handle::{Connection, handle};
 use super::vitals::{Ending, StreamVitals, Vitals};
 use super::worker::Worker;
@@ -128,22 +129,25 @@ fn unless<T>(
 
 async fn serve_stream(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -> std::io::Result<()> {
     let tls = worker.view().snapshot.tls.clone();
-    let (mut io, speaks_h2) = match tls {
-        Some(tls) => {
-            let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
-            let handshake = Box::pin(ClientIo::handshake(stream, Rc::clone(vitals), acceptor));
-            let io = until_stop(vitals, handshake).await?;
-            let speaks_h2 = io.chose_h2();
-            (io, speaks_h2)
-        }
-        None => until_stop(vitals, Box::pin(sniff(ClientIo::new(stream, Rc::clone(vitals))))).await?,
+    let (mut io, speaks_h2, shown) = if let Some(tls) = tls {
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
+        let handshake = Box::pin(ClientIo::handshake(stream, Rc::clone(vitals), acceptor));
+        let io = until_stop(vitals, handshake).await?;
+        let speaks_h2 = io.chose_h2();
+        let shown = Shown::new(io.certificates(), tls);
+        (io, speaks_h2, shown)
+    } else {
+        let sniff = Box::pin(sniff(ClientIo::new(stream, Rc::clone(vitals))));
+        let (io, speaks_h2) = until_stop(vitals, sniff).await?;
+        (io, speaks_h2, Shown::default())
     };
+    let shown = Rc::new(shown);
     vitals.ready(speaks_h2, worker.view().snapshot.limits.requests_per_connection);
     if speaks_h2 {
         io.watch_frames(PREFACE.len());
-        Box::pin(serve_h2(worker, vitals, io)).await;
+        Box::pin(serve_h2(worker, vitals, &shown, io)).await;
     } else {
-        Box::pin(serve_h1(worker, vitals, io)).await;
+        Box::pin(serve_h1(worker, vitals, &shown, io)).await;
     }
     Ok(())
 }
@@ -165,6 +169,7 @@ async fn sniff(mut io: ClientIo) -> std::io::Result<(ClientIo, bool)> {
 fn service(
     worker: &Rc<Worker>,
     vitals: &Rc<Vitals>,
+    shown: &Rc<Shown>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = Response<ReplyBody>,
@@ -175,6 +180,7 @@ fn service(
         worker: Rc::clone(worker),
         vitals: Rc::clone(vitals),
         remembered: Remembered::default(),
+        shown: Rc::clone(shown),
     });
     service_fn(move |request| handle(Rc::clone(&connection), request))
 }
@@ -183,7 +189,7 @@ fn service(
 ///
 /// hyper keeps its buffers, some 16 KiB, while a connection is idle. One that rests is taken out of hyper's hands and
 /// put into a new pair when the client sends again, which costs an allocation or two once a second at the most.
-async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
+async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, shown: &Rc<Shown>, mut io: ClientIo) {
     let limits = worker.view().snapshot.limits.clone();
     let mut builder = http1::Builder::new();
     builder
@@ -199,7 +205,8 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, mut io: ClientIo) {
     }
     loop {
         // In a box of its own, which goes when the connection rests.
-        let mut connection = Box::new(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
+        let mut connection =
+            Box::new(builder.serve_connection(TokioIo::new(io), service(worker, vitals, shown)));
         let mut is_finishing = false;
         let is_resting = poll_fn(|cx: &mut Context<'_>| {
             if !is_finishing && vitals.ending(cx) == Ending::Polite {
@@ -238,7 +245,7 @@ where
     io
 }
 
-async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
+async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, shown: &Rc<Shown>, io: ClientIo) {
     let limits = worker.view().snapshot.limits.clone();
     let mut builder = http2::Builder::new(Streams(Rc::clone(vitals)));
     builder
@@ -252,7 +259,8 @@ async fn serve_h2(worker: &Rc<Worker>, vitals: &Rc<Vitals>, io: ClientIo) {
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(READ_BUFFER_BYTES_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service(worker, vitals)));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(io), service(worker, vitals, shown)));
     let mut is_finishing = false;
     let _served = poll_fn(|cx: &mut Context<'_>| {
         if !is_finishing && vitals.ending(cx) == Ending::Polite {
