@@ -70,6 +70,9 @@ pub struct SandboxOptions {
     pub listen: SocketAddr,
     /// HTTPS, with a certificate authority made at the start ([`Sandbox::ca_pem`]).
     pub tls: bool,
+    /// HTTP/2 for clients that ask for it, where TLS is on: 100 requests on one connection at one time. Faults that
+    /// replace the bytes of an answer have no place in it.
+    pub http2: bool,
     /// Where the control API listens; `None` leaves [`Sandbox::control`] as the only way.
     pub control: Option<SocketAddr>,
     /// The accounts it knows from the start.
@@ -135,6 +138,7 @@ impl Default for SandboxOptions {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: false,
+            http2: false,
             control: None,
             accounts: Vec::new(),
             token_lives_s: 7200,
@@ -167,7 +171,12 @@ impl Sandbox {
     pub async fn start(options: SandboxOptions) -> io::Result<Self> {
         let identity = if options.tls {
             // Making keys takes a moment of pure computing.
-            Some(tokio::task::spawn_blocking(Identity::make).await.map_err(io::Error::other)??)
+            let http2 = options.http2;
+            Some(
+                tokio::task::spawn_blocking(move || Identity::make(http2))
+                    .await
+                    .map_err(io::Error::other)??,
+            )
         } else {
             None
         };

@@ -1,13 +1,14 @@
-//! Listeners and connections: HTTP/1.1 with keep-alive, as believed of api.weixin.qq.com (§7.3).
+//! Listeners and connections: HTTP/1.1 with keep-alive, as believed of api.weixin.qq.com (§7.3), and HTTP/2 where it is
+//! switched on.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -94,7 +95,11 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Sha
         Some(tls) => {
             let handshake = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await;
             if let Ok(Ok(stream)) = handshake {
-                serve_http(stream, shared, line).await;
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2".as_slice()) {
+                    serve_http2(stream, shared, line).await;
+                } else {
+                    serve_http(stream, shared, line).await;
+                }
             }
         }
     }
@@ -126,6 +131,33 @@ where
         }
     }
 }
+
+async fn serve_http2<S>(stream: S, shared: Arc<Shared>, line: Line)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut closing = shared.closing.subscribe();
+    let line = Arc::new(line);
+    let service = service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&line), request));
+    let mut settings = http2::Builder::new(TokioExecutor::new());
+    settings.max_concurrent_streams(STREAMS_MAX);
+    let mut http = std::pin::pin!(settings.serve_connection(TokioIo::new(stream), service));
+    loop {
+        tokio::select! {
+            ended = http.as_mut() => break drop(ended),
+            Ok(()) = closing.changed() => {
+                let how = *closing.borrow_and_update();
+                match how {
+                    Closing::Gentle => http.as_mut().graceful_shutdown(),
+                    Closing::Abrupt => break,
+                }
+            }
+        }
+    }
+}
+
+/// As many servers have it.
+const STREAMS_MAX: u32 = 100;
 
 const CONNECTIONS_MAX: usize = 20_000;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Makes new keys. They live in memory only.
-    pub(super) fn make() -> io::Result<Self> {
+    pub(super) fn make(http2: bool) -> io::Result<Self> {
         let mut ca = CertificateParams::new(Vec::<String>::new()).map_err(io::Error::other)?;
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -44,6 +44,9 @@ impl Identity {
             )
             .map_err(io::Error::other)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if http2 {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+        }
         Ok(Self { ca_pem, config: Arc::new(config) })
     }
 
