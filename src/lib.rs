@@ -35,7 +35,7 @@
 //! * A request reaches WeChat with a token that was alive when it was sent, or not at all.
 //! * A request goes to WeChat at most twice, and twice only when WeChat said that the token is invalid
 //!   (it turns such a request away before it acts) or, for GET and HEAD, when its connection died without a byte of a
-//!   reply.
+//!   reply. What WeChat says it has not looked at, as HTTP/2 can, does not count.
 //! * One account's token is fetched by one task; whoever hangs up stops nothing.
 //! * An AppSecret, a token or a client key is in no log, error text, metric, panic or response header.
 //! * Every byte of path, query and body but `access_token` arrives as it was sent.

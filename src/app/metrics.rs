@@ -43,6 +43,24 @@ pub(super) fn write_metrics(
                 "GET and HEAD sent again since a pooled connection had died",
                 sum(|s| &s.stale_retries),
             ),
+            (
+                "weigate_upstream_unprocessed_retries_total",
+                "counter",
+                "requests sent again since WeChat had turned them away unread (HTTP/2)",
+                sum(|s| &s.unprocessed_retries),
+            ),
+            (
+                "weigate_upstream_http2_connections_total",
+                "counter",
+                "connections to WeChat made that speak HTTP/2",
+                sum(|s| &s.opened_http2),
+            ),
+            (
+                "weigate_upstream_http2_streams",
+                "gauge",
+                "requests on their way on HTTP/2 connections",
+                sum(|s| &s.streams),
+            ),
         ];
         for (name, kind, help, value) in values {
             to.family(name, kind, help);

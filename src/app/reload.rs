@@ -110,7 +110,9 @@ pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str
         ),
         (
             "upstream",
-            before.upstream.hosts != after.upstream.hosts || before.upstream.ca_pem != after.upstream.ca_pem,
+            before.upstream.hosts != after.upstream.hosts
+                || before.upstream.ca_pem != after.upstream.ca_pem
+                || before.upstream.http2 != after.upstream.http2,
         ),
         ("store", format!("{:?}", before.store) != format!("{:?}", after.store)),
         (

@@ -74,6 +74,7 @@ pub(super) struct Admin {
 pub(super) struct Upstream {
     pub(super) hosts: Option<Texts>,
     pub(super) ca_file: Option<Spanned<String>>,
+    pub(super) http2: Option<Spanned<bool>>,
     pub(super) connect_ms_max: Option<Spanned<u64>>,
     pub(super) idle_ms_max: Option<Spanned<u64>>,
     pub(super) idle_connections_max: Option<Spanned<u64>>,
@@ -196,6 +197,7 @@ impl Upstream {
         Self {
             hosts: section.one_or_more_texts("hosts"),
             ca_file: section.text("ca_file"),
+            http2: section.switch("http2"),
             connect_ms_max: section.number("connect_ms_max"),
             idle_ms_max: section.number("idle_ms_max"),
             idle_connections_max: section.number("idle_connections_max"),

@@ -149,6 +149,8 @@ pub struct Upstream {
     pub hosts: Vec<UpstreamHost>,
     /// PEM, at least one certificate; trusted instead of the public roots.
     pub ca_pem: Option<Vec<u8>>,
+    /// Whether HTTP/2 is offered to hosts with TLS, and spoken with those that agree.
+    pub http2: bool,
     /// Reaching one address: TCP and TLS together.
     pub connect: Duration,
     /// An unused connection is closed after this.

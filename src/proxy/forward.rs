@@ -1,23 +1,24 @@
 //! Builds the upstream request, puts in what the path needs, and sends it.
 //!
 //! The head is written straight into the connection's buffer: no header map is cloned, no URL is built as a value
-//! that could be printed. This is one of the few places that read a secret's text.
+//! that could be printed. (HTTP/2 wants both, from the same source: [`OneTry`].) This is one of the few places that read a secret's text.
 
 use std::pin::pin;
 
 use bytes::{BufMut as _, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, VIA};
 use http::request::Parts;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::body::{ClientBody, Held, RequestBody};
-use super::headers;
+use super::headers::{self, Fields};
 use super::refusal::Refusal;
 use super::route::Target;
 use super::snapshot::Account;
-use super::upstream::{Outgoing, Payload, SendError, Upstream, UpstreamBody};
+use super::upstream::{Head, Outgoing, Payload, SendError, Upstream, UpstreamBody};
 use crate::types::AccessToken;
 use crate::wechat::paths::Need;
 use crate::wechat::query::{self, Drop};
@@ -35,6 +36,13 @@ pub(super) struct Forward<'a> {
     pub(super) stall: std::time::Duration,
 }
 
+/// The head of one try.
+struct OneTry<'a> {
+    forward: &'a Forward<'a>,
+    length: u64,
+    token: Option<&'a AccessToken>,
+}
+
 // === impl Forward ===
 
 impl Forward<'_> {
@@ -47,10 +55,9 @@ impl Forward<'_> {
         deadline: Instant,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let length = body.length();
-        let write_head = |to: &mut BytesMut, authority: &str| self.write_head(authority, length, token, to);
+        let head = OneTry { forward: self, length, token };
         let send = |payload| {
-            let outgoing =
-                Outgoing { method: &self.head.method, write_head: &write_head, payload, stall: self.stall };
+            let outgoing = Outgoing { method: &self.head.method, head: &head, payload, stall: self.stall };
             upstream.send(outgoing, deadline)
         };
         let reply: Result<_, SendError> = match body {
@@ -65,26 +72,6 @@ impl Forward<'_> {
             }
         };
         reply.map_err(Refusal::Upstream)
-    }
-
-    fn write_head(&self, authority: &str, length: u64, token: Option<&AccessToken>, to: &mut BytesMut) {
-        to.put_slice(self.head.method.as_str().as_bytes());
-        to.put_u8(b' ');
-        to.put_slice(self.target.path.as_bytes());
-        self.write_query(token, to);
-        to.put_slice(b" HTTP/1.1\r\n");
-        headers::write_line("host", authority.as_bytes(), to);
-        headers::write_request(&self.head.headers, to);
-        // The reply's first bytes must be readable.
-        headers::write_line("accept-encoding", b"identity", to);
-        to.put_slice(b"via: 1.1 ");
-        to.put_slice(self.pseudonym.as_bytes());
-        to.put_slice(b"\r\n");
-        // A method that usually has a body says so when it has none (RFC 9110 §8.6).
-        if length > 0 || self.method_has_body() {
-            headers::write_line("content-length", itoa::Buffer::new().format(length).as_bytes(), to);
-        }
-        to.put_slice(b"\r\n");
     }
 
     fn write_query(&self, token: Option<&AccessToken>, to: &mut BytesMut) {
@@ -124,5 +111,43 @@ impl Forward<'_> {
 
     fn method_has_body(&self) -> bool {
         [Method::POST, Method::PUT, Method::PATCH].contains(&self.head.method)
+    }
+}
+
+// === impl OneTry ===
+
+impl OneTry<'_> {
+    /// All fields but `Host`.
+    fn fields(&self, to: &mut impl Fields) {
+        headers::copy_request(&self.forward.head.headers, to);
+        // The reply's first bytes must be readable.
+        to.add(&ACCEPT_ENCODING, &[b"identity"]);
+        to.add(&VIA, &[b"1.1 ", self.forward.pseudonym.as_bytes()]);
+        // A method that usually has a body says so when it has none (RFC 9110 §8.6).
+        if self.length > 0 || self.forward.method_has_body() {
+            to.add(&CONTENT_LENGTH, &[itoa::Buffer::new().format(self.length).as_bytes()]);
+        }
+    }
+
+    fn target(&self, to: &mut BytesMut) {
+        to.put_slice(self.forward.target.path.as_bytes());
+        self.forward.write_query(self.token, to);
+    }
+}
+
+impl Head for OneTry<'_> {
+    fn write(&self, to: &mut BytesMut, authority: &str) {
+        to.put_slice(self.forward.head.method.as_str().as_bytes());
+        to.put_u8(b' ');
+        self.target(to);
+        to.put_slice(b" HTTP/1.1\r\n");
+        to.add(&HOST, &[authority.as_bytes()]);
+        self.fields(to);
+        to.put_slice(b"\r\n");
+    }
+
+    fn list(&self, target: &mut BytesMut, fields: &mut HeaderMap) {
+        self.target(target);
+        self.fields(fields);
     }
 }

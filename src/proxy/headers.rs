@@ -3,7 +3,7 @@
 //! RFC 9110 §7.6.1: an intermediary removes `Connection`, every field it names, and the fields that older software
 //! uses without naming them.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderMap, MAX_FORWARDS};
 use http::{HeaderName, HeaderValue};
 
@@ -36,37 +36,67 @@ fn is_usual(name: &[u8]) -> bool {
     name.is_empty() || name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
 }
 
-/// Appends the fields of a request that travel on, as `name: value` lines.
+/// Where the fields of a request go: the bytes of an HTTP/1.1 head, or a map for HTTP/2.
+pub(super) trait Fields {
+    /// Appends a field as it came.
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
+
+    /// Appends a field whose value is made of `parts`.
+    fn add(&mut self, name: &HeaderName, parts: &[&[u8]]);
+}
+
+/// Appends the fields of a request that travel on.
 ///
 /// `Host`, `Content-Length`, `Accept-Encoding` and `Via` are the forwarder's to write.
-pub(super) fn write_request(headers: &HeaderMap, to: &mut impl BufMut) {
+pub(super) fn copy_request(headers: &HeaderMap, to: &mut impl Fields) {
     let nominated = Nominated::by(headers);
     for (name, value) in headers {
         if stays_here(name) || nominated.names(name) {
             continue;
         }
         if name == MAX_FORWARDS {
-            write_one_less(value, to);
+            add_one_less(value, to);
             continue;
         }
-        write_line(name.as_str(), value.as_bytes(), to);
+        to.copy(name, value);
     }
 }
 
 /// `Max-Forwards` counts down from hop to hop (RFC 9110 §7.6.2); what is no number is not passed on.
-fn write_one_less(value: &HeaderValue, to: &mut impl BufMut) {
+fn add_one_less(value: &HeaderValue, to: &mut impl Fields) {
     let left = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
     if let Some(left) = left.and_then(|left| left.checked_sub(1)) {
-        write_line(MAX_FORWARDS.as_str(), itoa::Buffer::new().format(left).as_bytes(), to);
+        to.add(&MAX_FORWARDS, &[itoa::Buffer::new().format(left).as_bytes()]);
     }
 }
 
-/// Appends one field.
-pub(super) fn write_line(name: &str, value: &[u8], to: &mut impl BufMut) {
-    to.put_slice(name.as_bytes());
-    to.put_slice(b": ");
-    to.put_slice(value);
-    to.put_slice(b"\r\n");
+/// As `name: value` lines.
+impl Fields for BytesMut {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.add(name, &[value.as_bytes()]);
+    }
+
+    fn add(&mut self, name: &HeaderName, parts: &[&[u8]]) {
+        self.put_slice(name.as_str().as_bytes());
+        self.put_slice(b": ");
+        for part in parts {
+            self.put_slice(part);
+        }
+        self.put_slice(b"\r\n");
+    }
+}
+
+impl Fields for HeaderMap {
+    fn copy(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
+
+    fn add(&mut self, name: &HeaderName, parts: &[&[u8]]) {
+        // What is added is text of our own.
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(parts.concat())) {
+            self.append(name, value);
+        }
+    }
 }
 
 /// Takes out of a reply what was between WeChat and us, and what only weigate may say.
@@ -142,9 +172,14 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let mut to = Vec::new();
-        write_request(&headers, &mut to);
-        String::from_utf8(to).unwrap()
+        let mut to = BytesMut::new();
+        copy_request(&headers, &mut to);
+        let mut listed = HeaderMap::new();
+        copy_request(&headers, &mut listed);
+        let same = listed.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
+        let text = String::from_utf8(to.to_vec()).unwrap();
+        assert_eq!(same.collect::<String>(), text, "both versions send the same");
+        text
     }
 
     #[test]

@@ -214,7 +214,10 @@ fn upstream_row(error: &SendError) -> (StatusCode, &'static str, &'static str) {
         SendError::Timeout | SendError::Stalled => {
             (S::GATEWAY_TIMEOUT, "upstream_timeout", "WeChat did not answer in time")
         }
-        SendError::ClosedBeforeReply | SendError::MalformedReply(_) => {
+        SendError::ClosedBeforeReply
+        | SendError::Reset
+        | SendError::Unprocessed
+        | SendError::MalformedReply(_) => {
             (S::BAD_GATEWAY, "upstream_broken", "WeChat broke off, or answered what is not HTTP")
         }
         SendError::RequestBody(_) => (S::REQUEST_TIMEOUT, "body_incomplete", "the body did not arrive whole"),

@@ -43,6 +43,7 @@ pub(crate) struct Setup {
     listen: String,
     store: &'static str,
     more: String,
+    upstream: String,
     server: String,
     clients: String,
     level: &'static str,
@@ -77,6 +78,7 @@ impl Setup {
             listen: "\"127.0.0.1:0\"".to_owned(),
             store: "memory",
             more: String::new(),
+            upstream: String::new(),
             server: "workers = 2".to_owned(),
             clients: client_lines("orders", CLIENT_KEY, "accounts = [\"shop\"]"),
             level: "info",
@@ -99,6 +101,13 @@ impl Setup {
     /// Another value for `listen`, as TOML has it.
     pub(crate) fn listen(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.listen);
+        self
+    }
+
+    /// More lines in `[upstream]`.
+    pub(crate) fn upstream(mut self, toml: &str) -> Self {
+        self.upstream.push_str(toml);
+        self.upstream.push('\n');
         self
     }
 
@@ -138,11 +147,12 @@ impl Setup {
         let ca = if ca_pem.is_some() { "ca_file = \"ca.pem\"" } else { "" };
         let text = format!(
             "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n[store]\nkind = \"{}\"\n{}\n\
+             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n{}\n[store]\nkind = \"{}\"\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
             self.listen,
             self.server,
+            self.upstream,
             self.store,
             if self.store == "file" { "dir = \"state\"" } else { "" },
             self.level,

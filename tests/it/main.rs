@@ -18,6 +18,7 @@ mod faults;
 mod fields;
 mod forwarding;
 mod harness;
+mod http2;
 mod mtls;
 mod once_more;
 mod pki;

@@ -18,9 +18,11 @@ impl Checker<'_> {
         if ca_pem.is_some() {
             self.note("upstream.ca_file", "given");
         }
+        let http2 = self.http2(file, &hosts);
         let mut upstream = Upstream {
             hosts,
             ca_pem,
+            http2,
             connect: self.span(
                 "upstream.connect_ms_max",
                 file.connect_ms_max.as_ref(),
@@ -55,6 +57,16 @@ impl Checker<'_> {
             }
         }
         upstream
+    }
+
+    fn http2(&mut self, file: &file::Upstream, hosts: &[UpstreamHost]) -> bool {
+        let Some(written) = file.http2.as_ref().filter(|written| *written.get_ref()) else { return false };
+        if !hosts.is_empty() && !hosts.iter().any(|host| host.tls) {
+            let message = "`upstream.http2` is agreed on within TLS, and none of the `hosts` has https://";
+            self.faults.at(written, message);
+        }
+        self.note("upstream.http2", true);
+        true
     }
 
     fn hosts(&mut self, written: &file::Texts, by_default: &[UpstreamHost]) -> Vec<UpstreamHost> {
@@ -151,6 +163,7 @@ impl Default for Upstream {
         Self {
             hosts: vec![host("api.weixin.qq.com"), host("api2.weixin.qq.com")],
             ca_pem: None,
+            http2: false,
             connect: Duration::from_secs(3),
             idle: Duration::from_secs(30),
             idle_connections_max: 512,

@@ -20,6 +20,7 @@ use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
 use super::chunk::{ChunkDecoder, Piece};
 use super::connection::Connection;
 use super::head::Framing;
+use super::mux::Incoming;
 use super::stall::Stall;
 
 /// The body of a reply.
@@ -39,6 +40,8 @@ enum Rest {
     #[default]
     Nothing,
     Reading(Box<Reading>),
+    /// Over HTTP/2.
+    Shared(Box<Incoming>),
     Failed(BodyError),
 }
 
@@ -65,7 +68,7 @@ enum Decoder {
 }
 
 /// What was read of a body.
-enum Content {
+pub(super) enum Content {
     /// At least one byte, and there is more to come.
     More(Bytes),
     /// All that was left, perhaps nothing.
@@ -86,6 +89,16 @@ impl UpstreamBody {
         }
     }
 
+    /// The same over HTTP/2.
+    pub(super) fn begin_shared(mut incoming: Incoming, cx: &mut Context<'_>) -> Self {
+        match incoming.poll_content(cx) {
+            Poll::Ready(Ok(Content::Last(ahead))) => Self { ahead, rest: Rest::Nothing },
+            Poll::Ready(Ok(Content::More(ahead))) => Self { ahead, rest: Rest::Shared(Box::new(incoming)) },
+            Poll::Ready(Err(fault)) => Self { ahead: Bytes::new(), rest: Rest::Failed(fault) },
+            Poll::Pending => Self { ahead: Bytes::new(), rest: Rest::Shared(Box::new(incoming)) },
+        }
+    }
+
     /// Waits until `max` bytes of the body or its end are here, and shows what is here (`max` bytes or more, or
     /// all). Nothing is consumed: the body still yields these bytes.
     ///
@@ -102,7 +115,7 @@ impl UpstreamBody {
     /// Reads and drops what is left, so that the connection can be used again. Gives up, and closes it, where that
     /// is more than `max` bytes, or more than 20 ms away, or beyond the deadline.
     pub async fn discard(mut self, max: usize, deadline: Instant) {
-        if matches!(self.rest, Rest::Reading(_))
+        if matches!(self.rest, Rest::Reading(_) | Rest::Shared(_))
             && self.known_length().is_none_or(|known| known <= max as u64)
         {
             let patience = deadline.min(Instant::now() + DISCARD_PATIENCE);
@@ -140,12 +153,13 @@ impl UpstreamBody {
 
     /// The next content that is not in `ahead`; `None` at the end.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
-        let reading = match &mut self.rest {
+        let content = match &mut self.rest {
             Rest::Nothing => return Poll::Ready(Ok(None)),
             Rest::Failed(fault) => return Poll::Ready(Err(*fault)),
-            Rest::Reading(reading) => reading,
+            Rest::Reading(reading) => ready!(reading.poll_content(cx)),
+            Rest::Shared(incoming) => ready!(incoming.poll_content(cx)),
         };
-        Poll::Ready(match ready!(reading.poll_content(cx)) {
+        Poll::Ready(match content {
             Ok(Content::More(content)) => Ok(Some(content)),
             Ok(Content::Last(content)) => {
                 self.rest = Rest::Nothing;
@@ -164,6 +178,7 @@ impl UpstreamBody {
             Rest::Nothing => Some(ahead),
             Rest::Failed(_) => None,
             Rest::Reading(reading) => reading.left().and_then(|left| left.checked_add(ahead)),
+            Rest::Shared(incoming) => incoming.left().and_then(|left| left.checked_add(ahead)),
         }
     }
 }

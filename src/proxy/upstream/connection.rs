@@ -5,8 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Stats;
+use super::mux::Lease;
 use super::pool::Host;
 use super::socket::Socket;
+
+/// A request's way to the host.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// A connection of its own.
+    Alone(Connection),
+    /// A place on one that others use too.
+    Shared(Lease),
+}
 
 /// A connection in use. Closed when dropped; [`Connection::release`] keeps it.
 #[derive(Debug)]
@@ -30,6 +40,18 @@ pub(super) enum Stage {
     Dialling,
     InUse,
     Idle,
+}
+
+// === impl Way ===
+
+impl Way {
+    /// For [`super::pool::Choice::New`].
+    pub(super) fn serial(&self) -> u64 {
+        match self {
+            Self::Alone(_) => 0,
+            Self::Shared(lease) => lease.serial(),
+        }
+    }
 }
 
 // === impl Connection ===

@@ -15,6 +15,13 @@ pub enum SendError {
     /// is not known.
     #[error("the upstream closed the connection before it replied")]
     ClosedBeforeReply,
+    /// The upstream gave this request up (`RST_STREAM`) before it replied: whether it acted on it is not known.
+    #[error("the upstream gave the request up before it replied")]
+    Reset,
+    /// The upstream said that it has not looked at the request (`REFUSED_STREAM`, or above the last stream of a
+    /// `GOAWAY`; RFC 9113 §8.7), each time that it was sent.
+    #[error("the upstream turned the request away unread")]
+    Unprocessed,
     /// The deadline passed: while waiting for a connection, sending, or waiting for the head of the reply.
     #[error("the deadline passed before the upstream replied")]
     Timeout,
@@ -98,6 +105,8 @@ impl SendError {
         match self {
             Self::Unreachable(cause) => cause.word(),
             Self::ClosedBeforeReply => "closed_before_reply",
+            Self::Reset => "reset",
+            Self::Unprocessed => "unprocessed",
             Self::Timeout => "timeout",
             Self::Stalled => "stalled",
             Self::MalformedReply(_) => "malformed_reply",

@@ -68,7 +68,7 @@ fn send<'a>(
 ) -> impl Future<Output = Result<Sent, SendError>> + use<'a> {
     let mut stall = Stall::new(request.stall);
     let mut first = buffers.take();
-    (request.write_head)(&mut first, authority);
+    request.head.write(&mut first, authority);
     let mut sending = Sending::new(first, &mut request.payload);
     poll_fn(move |cx| {
         loop {
@@ -220,7 +220,7 @@ fn flush(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<Result<(), StepFault
 }
 
 /// The next content of the client's body, at least one byte and no more than is `left`.
-fn poll_data(
+pub(super) fn poll_data(
     cx: &mut Context<'_>,
     frames: &mut Pin<&mut dyn http_body::Body<Data = Bytes, Error = BoxError>>,
     left: &mut u64,
@@ -329,4 +329,4 @@ impl Arriving {
 const FIRST_WRITE_BYTES: usize = 15 * 1024;
 
 /// WeChat sends none that we know of.
-const INTERIM_REPLIES_MAX: usize = 8;
+pub(super) const INTERIM_REPLIES_MAX: usize = 8;

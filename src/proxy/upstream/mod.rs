@@ -1,9 +1,11 @@
-//! Connections to WeChat: a lean, strict HTTP/1.1 client, owned by one worker.
+//! Connections to WeChat: a lean, strict HTTP/1.1 client, owned by one worker; and HTTP/2 where that is switched on and
+//! the host agrees (ALPN).
 //!
 //! ```text
 //! mod.rs        Upstream::send: choose a host, get a connection, once more where that is safe
 //!   health/     is the host reachable; how long may an idle connection be trusted
 //!   pool.rs     idle connections, the bound on all of them, the queue    connection.rs  one in use
+//!   mux/        HTTP/2: connections that requests share
 //!   dial/       names, addresses, TCP, TLS                    tls.rs     which certificates are good
 //!   exchange.rs the request out, the head of the reply in     stall.rs   nothing moves: give up
 //!   body.rs     the body of the reply                         buffers.rs read and write buffers, lent
@@ -13,10 +15,11 @@
 //!
 //! # Promises
 //!
-//! * A request is sent at most once, with two exceptions in which that is safe: a host that could not be connected
-//!   to was sent nothing, so the next address and then the next host are tried, for any method; and a GET or HEAD
+//! * A request is sent at most once, with three exceptions in which that is safe: a host that could not be connected
+//!   to was sent nothing, so the next address and then the next host are tried, for any method; a GET or HEAD
 //!   whose connection died without a single byte of a reply is sent again, once, on a new connection
-//!   (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+//!   (RFC 9110 §9.2.2, RFC 9112 §9.3.1); and a request of which the other side says that it has not looked at it,
+//!   which only HTTP/2 can, is sent again, twice at most, whatever its method (RFC 9113 §8.7).
 //! * A reply that could be read in two ways is refused, and bytes beyond a reply never become another reply: the
 //!   connection they came on is closed (RFC 9112 §6.3, §11.2).
 //! * A reply that was cut short ends in an error, never in a clean end.
@@ -26,16 +29,18 @@
 //!
 //! # What it does not do
 //!
-//! It adds no field and takes none out but `Transfer-Encoding`: what goes up is what [`Outgoing::write_head`] wrote,
-//! and `Connection` and its like in a reply are the caller's to remove. It spawns nothing: all work is done by
-//! whoever polls [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`].
+//! It adds no field and takes none out but `Transfer-Encoding`: what goes up is what [`Head`] says, and `Connection` and
+//! its like in a reply are the caller's to remove. HTTP/1.1 spawns nothing: all work is done by whoever polls
+//! [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`]. An HTTP/2 connection has a local task, so a
+//! client that may speak it needs a `LocalSet` around it.
 //!
 //! # Why a client of our own
 //!
 //! Per request, hyper's client costs 3 µs of CPU at 64 connections and 9 µs at 256, about half of it the task each
 //! connection has beside the request's own (measured on the sketches before this was built); and its pool cannot be
 //! told which requests may ride an idle connection, which is what keeps POSTs from failing (see `health`). This
-//! side talks to one known host, so strictness is cheap here; towards clients hyper stays.
+//! side talks to one known host, so strictness is cheap here; towards clients hyper stays. HTTP/2 has tables, windows
+//! and a state for each stream, which the crate `h2` keeps better than we would; `mux` is what is ours.
 
 mod body;
 mod buffers;
@@ -46,6 +51,7 @@ mod error;
 mod exchange;
 mod head;
 mod health;
+mod mux;
 mod pool;
 mod socket;
 mod stall;
@@ -59,7 +65,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 pub use body::UpstreamBody;
@@ -72,7 +78,7 @@ pub use tls::{TlsConfigError, tls_config};
 use crate::config;
 use body::Reading;
 use buffers::Buffers;
-use connection::Connection;
+use connection::{Connection, Way};
 use dial::Dialler;
 use pool::{Bounds, Choice, Host};
 
@@ -97,13 +103,22 @@ struct Inner {
 pub struct Outgoing<'a> {
     /// Decides whether the request may be repeated, and whether its reply has a body.
     pub method: &'a Method,
-    /// Appends the whole head, from request line to empty line, framing fields included, for the host whose `Host`
-    /// is given. Called once for each time the request is sent.
-    pub write_head: &'a dyn Fn(&mut BytesMut, &str),
+    /// The rest of the head. Asked once for each time the request is sent.
+    pub head: &'a dyn Head,
     /// What follows the head; the head's framing fields must say the same.
     pub payload: Payload<'a>,
     /// Where a body makes no progress for this long, either way, the exchange is given up.
     pub stall: Duration,
+}
+
+/// A request's head, in the form of either version of HTTP.
+pub trait Head {
+    /// HTTP/1.1: appends all of it, from request line to empty line, framing fields included, for the host whose
+    /// `Host` is given.
+    fn write(&self, to: &mut BytesMut, authority: &str);
+
+    /// HTTP/2: appends path and query to `target`, and the same fields but `Host` to `fields`.
+    fn list(&self, target: &mut BytesMut, fields: &mut HeaderMap);
 }
 
 /// A request's body.
@@ -134,12 +149,15 @@ impl Upstream {
         resolve: dial::Resolve,
     ) -> Self {
         let stats = Arc::new(Stats::default());
-        let bounds = Bounds {
-            idle: settings.idle,
-            idle_connections_max: settings.idle_connections_max,
-            connections_max: settings.connections_max,
-        };
+        let tls = if settings.http2 { Arc::new(tls::offering_http2(&tls)) } else { tls };
         let hosts = settings.hosts.iter().map(|host| {
+            let bounds = Bounds {
+                idle: settings.idle,
+                idle_connections_max: settings.idle_connections_max,
+                connections_max: settings.connections_max,
+                connect: settings.connect,
+                http2: settings.http2 && host.tls,
+            };
             let dialler = Dialler::new(host.clone(), Arc::clone(&tls), settings.connect, Rc::clone(&resolve));
             Host::new(host.authority(), dialler, bounds, Arc::clone(&stats))
         });
@@ -212,21 +230,35 @@ impl Upstream {
         request: &mut Outgoing<'_>,
         repeat: &mut Repeat,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let choice = match repeat {
+        let mut choice = match repeat {
             Repeat::Never => Choice::Trusted,
             Repeat::Once => Choice::Any,
-            Repeat::Now => Choice::New,
+            Repeat::Now => Choice::New { after: host.muxes.youngest() },
         };
-        let connection = host.acquire(choice).await.map_err(SendError::Unreachable)?;
-        match self.attempt(connection, host, request).await {
-            Err(SendError::ClosedBeforeReply) if *repeat == Repeat::Once => {
-                *repeat = Repeat::Now;
+        let stats = &self.inner.stats;
+        let mut unread = 0;
+        loop {
+            let way = host.acquire(choice).await.map_err(SendError::Unreachable)?;
+            let after = way.serial();
+            let outcome = match way {
+                Way::Alone(connection) => self.attempt(connection, host, request).await,
+                Way::Shared(lease) => mux::exchange(lease, request, stats).await,
+            };
+            match outcome {
+                Err(SendError::ClosedBeforeReply) if *repeat == Repeat::Once => {
+                    *repeat = Repeat::Now;
+                    stats.stale_retries.add(1);
+                }
+                Err(SendError::Unprocessed)
+                    if unread < UNREAD_MAX && matches!(request.payload, Payload::Whole(_)) =>
+                {
+                    unread += 1;
+                    stats.unprocessed_retries.add(1);
+                }
+                done => return done,
             }
-            done => return done,
+            choice = Choice::New { after };
         }
-        self.inner.stats.stale_retries.add(1);
-        let connection = host.acquire(Choice::New).await.map_err(SendError::Unreachable)?;
-        self.attempt(connection, host, request).await
     }
 
     async fn attempt(
@@ -293,6 +325,9 @@ impl fmt::Debug for Payload<'_> {
         }
     }
 }
+
+/// How often a request is sent again that the other side says it has not looked at.
+const UNREAD_MAX: usize = 2;
 
 /// How often idle connections are looked at.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);

@@ -8,6 +8,9 @@
 //!   connection that another request has done with, or a turn to make one. Turns are bounded too, since a
 //!   handshake costs ten times a request and ten thousand at once would leave no time for any of them to end.
 //! * A connection is handed to the first in the queue directly, so that no newcomer can be quicker for ever.
+//!
+//! A connection that speaks HTTP/2 is in here too, but in no stack: requests share it (`mux`). What differs is decided
+//! in this file: who shares and who does not, and how many may dial.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,24 +21,27 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Slot, Stage};
+use super::connection::{Connection, Slot, Stage, Way};
 use super::dial::Dialler;
 use super::health::{Health, Trust};
+use super::mux::{Greeted, Lease, Muxes, greet};
 use super::socket::{Probe, Socket};
 use super::{ConnectError, Stats};
 
 /// One host of the worker's.
 #[derive(Debug)]
 pub(super) struct Host {
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
     pub(super) authority: String,
     pub(super) health: Health,
     pub(super) trust: Trust,
     dialler: Dialler,
-    bounds: Bounds,
-    stats: Arc<Stats>,
+    pub(super) bounds: Bounds,
+    pub(super) stats: Arc<Stats>,
+    /// Those that speak HTTP/2.
+    pub(super) muxes: Muxes,
     idle: RefCell<VecDeque<Idle>>,
-    waiting: RefCell<VecDeque<Waiter>>,
+    pub(super) waiting: RefCell<VecDeque<Waiter>>,
     /// Connections that are open or being made.
     pub(super) open: Cell<usize>,
     /// Connections that are being made.
@@ -48,6 +54,10 @@ pub(super) struct Bounds {
     pub(super) idle: Duration,
     pub(super) idle_connections_max: usize,
     pub(super) connections_max: usize,
+    /// For the first words of HTTP/2.
+    pub(super) connect: Duration,
+    /// Whether HTTP/2 is offered to this host.
+    pub(super) http2: bool,
 }
 
 /// Which connections will do for a request.
@@ -57,30 +67,37 @@ pub(super) enum Choice {
     Any,
     /// One that was used a moment ago, or a new one: the request must not be sent twice.
     Trusted,
-    /// A new one: the request was sent before.
-    New,
+    /// A new one, since the request was sent before; or an HTTP/2 connection younger than this (`Mux::serial`).
+    New { after: u64 },
 }
 
 #[derive(Debug)]
-struct Idle {
+pub(super) struct Idle {
     connection: Connection,
     since: Instant,
 }
 
 #[derive(Debug)]
-struct Waiter {
-    choice: Choice,
-    hand: oneshot::Sender<Handed>,
+pub(super) struct Waiter {
+    pub(super) choice: Choice,
+    pub(super) hand: oneshot::Sender<Handed>,
 }
 
 /// A GET takes a connection that was used less than this ago without asking the kernel about it: what tokio knows is
 /// about as new, the system call is 2 % of what a request costs, and a GET whose connection has died is sent again.
 const FRESH_MAX: Duration = Duration::from_millis(1);
 
+/// A new connection, ready for requests.
+enum Dialled {
+    Alone(Socket),
+    Shared(Greeted),
+}
+
 /// What ends a wait.
 #[derive(Debug)]
-enum Handed {
+pub(super) enum Handed {
     Connection(Idle),
+    Stream(Lease),
     Turn(Slot),
     Unreachable(ConnectError),
 }
@@ -97,6 +114,7 @@ impl Host {
             dialler,
             bounds,
             stats,
+            muxes: Muxes::default(),
             idle: RefCell::default(),
             waiting: RefCell::default(),
             open: Cell::new(0),
@@ -104,11 +122,15 @@ impl Host {
         })
     }
 
-    /// A connection for one request, taken from the idle ones or made.
-    pub(super) async fn acquire(&self, choice: Choice) -> Result<Connection, ConnectError> {
+    /// A connection for one request, shared, taken from the idle ones or made.
+    pub(super) async fn acquire(&self, choice: Choice) -> Result<Way, ConnectError> {
+        if let Some(lease) = self.take_stream(choice) {
+            self.stats.reused.add(1);
+            return Ok(Way::Shared(lease));
+        }
         if let Some(connection) = self.take_idle(choice) {
             self.stats.reused.add(1);
-            return Ok(connection);
+            return Ok(Way::Alone(connection));
         }
         if let Some(slot) = self.turn() {
             return self.make(slot).await;
@@ -117,25 +139,29 @@ impl Host {
             Handed::Turn(slot) => self.make(slot).await,
             Handed::Unreachable(cause) => Err(cause),
             Handed::Connection(idle) => self.take_over(idle, choice).await,
+            Handed::Stream(lease) => {
+                self.stats.reused.add(1);
+                Ok(Way::Shared(lease))
+            }
         }
     }
 
     /// A connection that was handed over a moment ago; where it will not do, a new one in its place.
-    async fn take_over(&self, idle: Idle, choice: Choice) -> Result<Connection, ConnectError> {
+    async fn take_over(&self, idle: Idle, choice: Choice) -> Result<Way, ConnectError> {
         let Idle { mut connection, since } = idle;
         let age = since.elapsed();
         let is_trusted = choice == Choice::Any || age <= self.trust.span().max(HANDED_MAX);
         if is_trusted && self.is_alive(&mut connection, age) {
             self.stats.reused.add(1);
             connection.was_idle = Some(age);
-            return Ok(connection);
+            return Ok(Way::Alone(connection));
         }
         self.make(connection.into_slot()).await
     }
 
     /// The freshest idle connection, if it will do and is alive.
     fn take_idle(&self, choice: Choice) -> Option<Connection> {
-        if choice == Choice::New {
+        if matches!(choice, Choice::New { .. }) {
             return None;
         }
         let now = Instant::now();
@@ -205,8 +231,9 @@ impl Host {
         self.free_turn()
     }
 
-    fn free_turn(&self) -> Option<Slot> {
-        let is_free = self.open.get() < self.bounds.connections_max && self.dialling.get() < DIALLING_MAX;
+    pub(super) fn free_turn(&self) -> Option<Slot> {
+        let is_free =
+            self.open.get() < self.bounds.connections_max && self.dialling.get() < self.dialling_max();
         is_free.then(|| {
             self.open.set(self.open.get() + 1);
             self.dialling.set(self.dialling.get() + 1);
@@ -214,14 +241,20 @@ impl Host {
         })
     }
 
-    async fn make(&self, mut slot: Slot) -> Result<Connection, ConnectError> {
+    pub(super) async fn make(&self, mut slot: Slot) -> Result<Way, ConnectError> {
         // Boxed: a handshake's state is large, and most requests have none.
         match Box::pin(self.dial()).await {
-            Ok(socket) => {
+            Ok(Dialled::Shared(greeted)) => {
                 self.health.reached();
                 self.stats.opened.add(1);
+                self.share(greeted, slot).map(Way::Shared).ok_or(ConnectError::Other)
+            }
+            Ok(Dialled::Alone(socket)) => {
+                self.health.reached();
+                self.stats.opened.add(1);
+                self.muxes.none_here();
                 slot.enter(Stage::InUse);
-                Ok(Connection::new(socket, slot))
+                Ok(Way::Alone(Connection::new(socket, slot)))
             }
             Err(cause) => {
                 self.health.failed(Instant::now(), cause);
@@ -237,11 +270,14 @@ impl Host {
 
     /// Dials, and dials again where the other side has closed the new connection before it could be used, as one
     /// with a very short idle limit does. Nothing was sent, so any request may have the next.
-    async fn dial(&self) -> Result<Socket, ConnectError> {
+    async fn dial(&self) -> Result<Dialled, ConnectError> {
         for _dial in 0..DIALS_MAX {
             let mut socket = self.dialler.dial().await?;
+            if socket.speaks_http2() {
+                return greet(socket, self.bounds.connect).await.map(Dialled::Shared);
+            }
             if socket.probe() == Probe::Alive {
-                return Ok(socket);
+                return Ok(Dialled::Alone(socket));
             }
         }
         Err(ConnectError::Closed)
@@ -251,6 +287,10 @@ impl Host {
         self.stats.waits.add(1);
         let (hand, handed) = oneshot::channel();
         self.waiting.borrow_mut().push_back(Waiter { choice, hand });
+        if self.bounds.http2 {
+            // The crowd may have grown beyond what is being dialled for.
+            self.call_next();
+        }
         // The sender is in the queue of a host that is borrowed here, so it cannot be gone.
         handed.await.map_err(|_| ConnectError::Other)
     }
@@ -269,13 +309,13 @@ impl Host {
         loop {
             let next = {
                 let mut waiting = self.waiting.borrow_mut();
-                let place = waiting.iter().position(|waiter| waiter.choice != Choice::New);
+                let place = waiting.iter().position(|waiter| !matches!(waiter.choice, Choice::New { .. }));
                 place.and_then(|place| waiting.remove(place))
             };
             let Some(waiter) = next else { break };
             match waiter.hand.send(Handed::Connection(idle)) {
                 Err(Handed::Connection(back)) => idle = back,
-                Ok(()) | Err(Handed::Turn(_) | Handed::Unreachable(_)) => return,
+                Ok(()) | Err(Handed::Stream(_) | Handed::Turn(_) | Handed::Unreachable(_)) => return,
             }
         }
         // Whoever waits still wants a new one, and can have this one's place.
@@ -319,6 +359,7 @@ impl Host {
     /// Closes idle connections that are too old or were closed by the other side, and learns from the others.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
+        self.sweep_muxes(now);
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut kept = VecDeque::with_capacity(idle.len());
         for mut one in idle {
@@ -347,4 +388,4 @@ const HANDED_MAX: Duration = Duration::from_micros(500);
 const DIALS_MAX: usize = 4;
 
 /// Handshakes of one worker with one host at one time. 64 take about 20 ms of one core.
-const DIALLING_MAX: usize = 64;
+pub(super) const DIALLING_MAX: usize = 64;

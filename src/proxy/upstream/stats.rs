@@ -12,7 +12,7 @@ use super::ConnectError;
 pub struct Stats {
     /// Connections made, TLS included, since the start.
     pub opened: Counter,
-    /// Requests that were sent on a connection that had carried one before.
+    /// Requests that were sent on a connection that had carried one before, or over HTTP/2 carries one now.
     pub reused: Counter,
     /// Connections open now, idle ones included.
     pub open: Counter,
@@ -24,6 +24,12 @@ pub struct Stats {
     pub unsolicited: Counter,
     /// GET and HEAD requests sent again because their connection died without a byte of a reply.
     pub stale_retries: Counter,
+    /// Requests sent again because the upstream had said that it did not look at them.
+    pub unprocessed_retries: Counter,
+    /// Of `opened`, those that speak HTTP/2.
+    pub opened_http2: Counter,
+    /// Requests that are on their way on HTTP/2 connections now.
+    pub streams: Counter,
     /// Replies that came before the whole request was sent.
     pub early_replies: Counter,
     /// Requests that had to wait for a connection or for a turn to make one.

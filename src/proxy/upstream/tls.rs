@@ -25,7 +25,8 @@ pub enum TlsConfigError {
     Unusable(#[source] rustls::Error),
 }
 
-/// TLS 1.3 and 1.2, sessions resumed, ALPN `http/1.1` (so that a server that prefers HTTP/2 does not choose it).
+/// TLS 1.3 and 1.2, sessions resumed, ALPN `http/1.1` (so that a server that prefers HTTP/2 does not choose it; where
+/// it may, `upstream.http2`, that is offered by [`super::Upstream`]).
 ///
 /// `ca_pem` is the content of `upstream.ca_file`: only these authorities are trusted then. `None`: the public ones
 /// that `webpki-roots` carries.
@@ -42,6 +43,13 @@ pub fn tls_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsConfigError>
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The same, and HTTP/2 is offered before HTTP/1.1.
+pub(super) fn offering_http2(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
 }
 
 fn roots_of(pem: &[u8]) -> Result<RootCertStore, TlsConfigError> {

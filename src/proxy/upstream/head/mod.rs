@@ -214,7 +214,7 @@ impl Declared {
 }
 
 /// Digits and nothing else (RFC 9110 §8.6), and no more than fit.
-fn content_length(value: &[u8]) -> Result<u64, Malformed> {
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Malformed> {
     let fault = Malformed("invalid Content-Length");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(fault);
@@ -227,7 +227,8 @@ fn content_length(value: &[u8]) -> Result<u64, Malformed> {
 /// nginx stops at 8 KiB a line by default and browsers at 256 KiB; WeChat sends less than 1 KiB.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-const FIELDS_MAX: usize = 100;
+/// In one head.
+pub(super) const FIELDS_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests;

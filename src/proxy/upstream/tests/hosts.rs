@@ -76,7 +76,8 @@ async fn what_is_said_before_a_request_is_no_reply() {
     })
     .await;
     let upstream = upstream(origin.address);
-    let mut connection = upstream.inner.hosts[0].acquire(pool::Choice::New).await;
+    let mut connection =
+        upstream.inner.hosts[0].acquire(pool::Choice::New { after: 0 }).await.map(Way::alone);
     // Whether the bytes are there in time is not ours to say; once they are, they are noticed.
     if let Ok(connection) = &mut connection {
         while connection.socket.probe() == socket::Probe::Alive {

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod hosts;
+mod http2;
 mod origin;
 mod replies;
 mod requests;
@@ -33,6 +34,7 @@ fn settings(hosts: Vec<UpstreamHost>) -> config::Upstream {
     config::Upstream {
         hosts,
         ca_pem: None,
+        http2: false,
         connect: Duration::from_secs(5),
         idle: Duration::from_secs(50),
         idle_connections_max: 64,
@@ -56,6 +58,37 @@ fn trusting(upstream: Upstream) -> Upstream {
     upstream
 }
 
+impl Way {
+    fn alone(self) -> Connection {
+        match self {
+            Self::Alone(connection) => connection,
+            Self::Shared(_) => panic!("a connection of its own"),
+        }
+    }
+}
+
+/// A head as a test writes it; for HTTP/2 taken apart again.
+struct Written<F>(F);
+
+impl<F: Fn(&mut BytesMut, &str)> Head for Written<F> {
+    fn write(&self, to: &mut BytesMut, authority: &str) {
+        (self.0)(to, authority);
+    }
+
+    fn list(&self, target: &mut BytesMut, fields: &mut HeaderMap) {
+        let mut head = BytesMut::new();
+        (self.0)(&mut head, "");
+        let text = String::from_utf8(head.to_vec()).unwrap();
+        target.extend_from_slice(text.split(' ').nth(1).unwrap().as_bytes());
+        for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(": ").unwrap();
+            if name != "Host" {
+                fields.append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+        }
+    }
+}
+
 /// A whole reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reply {
@@ -76,7 +109,8 @@ async fn send_head(
         );
         head.extend_from_slice(text.as_bytes());
     };
-    let request = Outgoing { method, write_head: &write_head, payload: Payload::Whole(body), stall: STALL };
+    let request =
+        Outgoing { method, head: &Written(write_head), payload: Payload::Whole(body), stall: STALL };
     upstream.send(request, deadline()).await
 }
 

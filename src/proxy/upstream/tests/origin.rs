@@ -138,6 +138,11 @@ impl Peer {
         Some(request)
     }
 
+    /// A request that was read elsewhere.
+    pub(super) fn note(&self, request: Vec<u8>) {
+        self.seen.requests.lock().unwrap().push(request);
+    }
+
     pub(super) async fn request_head(&mut self) -> Option<Vec<u8>> {
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {

@@ -31,7 +31,7 @@ async fn send_streamed(
         head.extend_from_slice(text.as_bytes());
     };
     let payload = Payload::Streamed { length, frames: body.as_mut() };
-    let request = Outgoing { method: &Method::POST, write_head: &write_head, payload, stall };
+    let request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall };
     upstream.send(request, deadline()).await
 }
 
@@ -169,7 +169,7 @@ async fn the_deadline_ends_the_wait_for_a_reply_and_closes_the_connection() {
     let upstream = upstream(origin.address);
     let write_head = |head: &mut BytesMut, _: &str| head.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
     let payload = Payload::Whole(b"");
-    let request = Outgoing { method: &Method::GET, write_head: &write_head, payload, stall: STALL };
+    let request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall: STALL };
     let reply = upstream.send(request, Instant::now() + Duration::from_millis(50)).await;
     assert_eq!(reply.err(), Some(SendError::Timeout));
     assert_eq!(upstream.stats().open.value(), 0);
@@ -179,6 +179,6 @@ async fn the_deadline_ends_the_wait_for_a_reply_and_closes_the_connection() {
 fn an_outgoing_request_prints_none_of_its_bytes() {
     let write_head = |_: &mut BytesMut, _: &str| {};
     let payload = Payload::Whole(b"secret");
-    let request = Outgoing { method: &Method::GET, write_head: &write_head, payload, stall: STALL };
+    let request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall: STALL };
     assert!(!format!("{request:?} {:?}", request.payload).contains("secret"));
 }

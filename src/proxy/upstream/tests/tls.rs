@@ -12,13 +12,24 @@ use super::*;
 use crate::proxy::upstream::pool::Choice;
 use crate::proxy::upstream::socket::{Probe, Socket};
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// For `upstream.test`, with these protocols to choose from (ALPN).
+    pub(super) fn agreeing_on(&self, protocols: &[&str]) -> TlsAcceptor {
+        let mut config = ServerConfig::clone(self.acceptor(&for_names(&["upstream.test"])).config());
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    pub(super) fn pem(&self) -> String {
+        self.0.pem()
     }
 
     fn acceptor(&self, params: &CertificateParams) -> TlsAcceptor {
@@ -151,7 +162,7 @@ async fn session_tickets_do_not_spoil_an_idle_connection_and_other_bytes_do() {
     })
     .await;
     let upstream = upstream_for(&origin, &authority, "upstream.test");
-    let mut connection = upstream.inner.hosts[0].acquire(Choice::New).await.unwrap();
+    let mut connection = upstream.inner.hosts[0].acquire(Choice::New { after: 0 }).await.unwrap().alone();
     readable(&connection.socket).await;
     assert_eq!(connection.socket.probe(), Probe::Alive, "tickets");
     assert_eq!(connection.socket.probe(), Probe::Alive);

@@ -1,0 +1,72 @@
+//! The bytes below HTTP/2, and the sign that some came.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::greeting::Signs;
+use crate::proxy::upstream::socket::Socket;
+
+/// A TLS connection that notes when bytes came.
+pub(super) struct Wire {
+    tls: Box<TlsStream<TcpStream>>,
+    signs: Rc<Signs>,
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// `None` for a connection without TLS: HTTP/2 is agreed on nowhere else.
+    pub(super) fn new(socket: Socket, signs: Rc<Signs>) -> Option<Self> {
+        match socket {
+            Socket::Plain(_) => None,
+            Socket::Tls(tls) => Some(Self { tls, signs }),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.tls).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            self.signs.bytes_came();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, pieces)
+    }
+}
