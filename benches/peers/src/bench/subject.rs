@@ -57,7 +57,7 @@ pub struct Running {
     child: Option<Child>,
 }
 
-/// The setting with which weigate would speak HTTP/2 to its upstream; its row appears when `weigate check` knows it.
+/// The setting with which weigate speaks HTTP/2 to its upstream. A binary from before it (`--weigate`) has no such row.
 const WEIGATE_H2: &str = "http2 = true";
 
 impl Kind {
