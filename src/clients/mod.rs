@@ -47,6 +47,7 @@ enum Credential {
 #[derive(Debug)]
 enum Accounts {
     All,
+    /// Sorted: a client may have a hundred thousand.
     These(Vec<AccountName>),
 }
 
@@ -154,7 +155,7 @@ impl Client {
             name: client.name.clone(),
             streamed_body_bytes_max: client.streamed_body_bytes_max,
             credential: Credential::of(client),
-            accounts: Accounts::These(client.accounts.clone()),
+            accounts: Accounts::of(&client.accounts),
             allow: client.allow.clone(),
             rate: Rate::new(client.requests_per_s, client.requests_at_once_max),
         }
@@ -183,7 +184,7 @@ impl Client {
     pub fn may_use(&self, account: &AccountName) -> bool {
         match &self.accounts {
             Accounts::All => true,
-            Accounts::These(accounts) => accounts.contains(account),
+            Accounts::These(accounts) => accounts.binary_search(account).is_ok(),
         }
     }
 
@@ -244,6 +245,21 @@ impl Credential {
     fn bytes(&self) -> &[u8; 32] {
         match self {
             Self::Key(digest) | Self::Certificate(digest) => digest,
+        }
+    }
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    fn of(accounts: &config::ClientAccounts) -> Self {
+        match accounts {
+            config::ClientAccounts::All => Self::All,
+            config::ClientAccounts::These(accounts) => {
+                let mut accounts = accounts.clone();
+                accounts.sort_unstable();
+                Self::These(accounts)
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ fn client(name: &str, key: &str) -> config::Client {
         key_sha256: Some(digest(key)),
         cert_san: Vec::new(),
         cert_sha256: Vec::new(),
-        accounts: vec![account("shop")],
+        accounts: config::ClientAccounts::These(vec![account("shop")]),
         allow: None,
         requests_per_s: None,
         requests_at_once_max: None,

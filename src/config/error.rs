@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -35,12 +36,35 @@ pub struct Place {
 /// Our own words, never a value of the file.
 pub(super) type Message = Cow<'static, str>;
 
-/// Faults and warnings as they are found, by byte offset.
+/// One text of the configuration: `proxy.toml`, or a file of its `include_dir`.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// As messages call it.
+    pub(super) name: Arc<str>,
+    pub(super) text: String,
+    /// Where relative paths in it start.
+    pub(super) base_dir: Arc<Path>,
+}
+
+/// Faults and warnings as they are found, by text and byte offset.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    faults: Vec<(Option<usize>, Message)>,
-    warnings: Vec<(Option<usize>, Message)>,
+    /// The text that is being read or judged, by its place among the sources.
+    source: usize,
+    faults: Vec<Found>,
+    warnings: Vec<Found>,
 }
+
+#[derive(Debug)]
+struct Found {
+    source: usize,
+    offset: Option<usize>,
+    message: Message,
+}
+
+/// Faults that are told, and warnings. Whoever has more is served with a number: the cause is one, mostly, such as a
+/// directory of secrets that has not been mounted.
+const TOLD_MAX: usize = 200;
 
 // === impl ConfigErrors ===
 
@@ -48,11 +72,6 @@ impl ConfigErrors {
     /// One fault of the file as a whole; `message` is in our own words.
     pub fn whole(file: &str, message: impl Into<Cow<'static, str>>) -> Self {
         Self(vec![ConfigError { file: file.into(), place: None, message: message.into() }])
-    }
-
-    /// One fault, at its place.
-    pub(super) fn one(file: &str, place: Place, message: impl Into<Message>) -> Self {
-        Self(vec![ConfigError { file: file.into(), place: Some(place), message: message.into() }])
     }
 
     /// The faults, sorted by place.
@@ -116,6 +135,27 @@ impl Place {
 // === impl Faults ===
 
 impl Faults {
+    /// None yet, in this text.
+    pub(super) fn of(source: usize) -> Self {
+        Self { source, ..Self::default() }
+    }
+
+    /// What is found from here on stands in this text.
+    pub(super) fn enter(&mut self, source: usize) {
+        self.source = source;
+    }
+
+    /// The text that is being read or judged.
+    pub(super) fn source(&self) -> usize {
+        self.source
+    }
+
+    /// Takes over what another found.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.faults.extend(other.faults);
+        self.warnings.extend(other.warnings);
+    }
+
     /// Something is wrong with a value.
     pub(super) fn at<T>(&mut self, value: &Spanned<T>, message: impl Into<Message>) {
         self.at_span(&value.span(), message);
@@ -123,17 +163,17 @@ impl Faults {
 
     /// Something is wrong at a span of the text.
     pub(super) fn at_span(&mut self, span: &Range<usize>, message: impl Into<Message>) {
-        self.faults.push((Some(span.start), message.into()));
+        self.faults.push(self.found(Some(span.start), message));
     }
 
     /// Something is missing altogether.
     pub(super) fn whole(&mut self, message: impl Into<Message>) {
-        self.faults.push((None, message.into()));
+        self.faults.push(self.found(None, message));
     }
 
     /// A value works, but the operator should know something about it.
     pub(super) fn warn<T>(&mut self, value: &Spanned<T>, message: impl Into<Message>) {
-        self.warnings.push((Some(value.span().start), message.into()));
+        self.warnings.push(self.found(Some(value.span().start), message));
     }
 
     /// Takes over the parser's own errors, one for each line: what follows on a line is mostly its echo.
@@ -142,36 +182,42 @@ impl Faults {
         for error in errors {
             let offset = error.span().map_or(text.len(), |span| span.start);
             if lines.insert(Place::of(text, offset).line) {
-                self.faults.push((Some(offset), format!("not TOML: {}", blanked(error.message())).into()));
+                let message = format!("not TOML: {}", blanked(error.message()));
+                self.faults.push(self.found(Some(offset), message));
             }
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.faults.is_empty()
-    }
-
     /// The warnings, or the faults if there are any.
-    pub(super) fn settle(self, file: &str, text: &str) -> Result<Vec<String>, ConfigErrors> {
-        let file: Arc<str> = file.into();
-        let placed = |found: Vec<(Option<usize>, Message)>| -> Vec<ConfigError> {
-            let mut placed: Vec<ConfigError> = found
-                .into_iter()
-                .map(|(offset, message)| ConfigError {
-                    file: Arc::clone(&file),
-                    place: offset.map(|offset| Place::of(text, offset)),
-                    message,
-                })
-                .collect();
-            placed.sort_by_key(|error| error.place);
-            placed
-        };
+    pub(super) fn settle(self, sources: &[Source]) -> Result<Vec<String>, ConfigErrors> {
         if self.faults.is_empty() {
-            Ok(placed(self.warnings).iter().map(ToString::to_string).collect())
+            Ok(placed(self.warnings, sources).iter().map(ToString::to_string).collect())
         } else {
-            Err(ConfigErrors(placed(self.faults)))
+            Err(ConfigErrors(placed(self.faults, sources)))
         }
     }
+
+    fn found(&self, offset: Option<usize>, message: impl Into<Message>) -> Found {
+        Found { source: self.source, offset, message: message.into() }
+    }
+}
+
+/// What was found, by text and place; of a great many the first few, and how many more there are.
+fn placed(mut found: Vec<Found>, sources: &[Source]) -> Vec<ConfigError> {
+    found.sort_by_key(|found| (found.source, found.offset));
+    let more = found.len().saturating_sub(TOLD_MAX);
+    found.truncate(TOLD_MAX);
+    let mut placed: Vec<ConfigError> = Vec::with_capacity(found.len() + 1);
+    for Found { source, offset, message } in found {
+        let Some(source) = sources.get(source) else { continue };
+        let place = offset.map(|offset| Place::of(&source.text, offset));
+        placed.push(ConfigError { file: Arc::clone(&source.name), place, message });
+    }
+    if let (1.., Some(main)) = (more, sources.first()) {
+        let message = format!("{more} more are not shown").into();
+        placed.push(ConfigError { file: Arc::clone(&main.name), place: None, message });
+    }
+    placed
 }
 
 /// The parser's message without what it quotes, unless that is mere punctuation.

@@ -20,6 +20,16 @@ pub(super) struct File {
     pub(super) store: Store,
     pub(super) placeholder_key: Option<SecretSource>,
     pub(super) log: Log,
+    pub(super) include_dir: Option<Spanned<String>>,
+    /// Its own, then those of each included file.
+    pub(super) people: Vec<People>,
+}
+
+/// What one text says of accounts and clients.
+#[derive(Debug)]
+pub(super) struct People {
+    /// Which text, by its place among the sources.
+    pub(super) source: usize,
     /// `None`: something is there, and it is not a list of sections.
     pub(super) accounts: Option<Vec<Spanned<Account>>>,
     pub(super) clients: Vec<Spanned<Client>>,
@@ -120,7 +130,8 @@ pub(super) struct Client {
 impl File {
     /// Reads a document; what cannot be read is absent, and a fault.
     pub(super) fn read<'t>(table: &'t Spanned<DeTable<'t>>, faults: &mut Faults) -> Self {
-        Section::document(table, faults, |section| Self {
+        Section::document("the top level", table, faults, |section| Self {
+            include_dir: section.text("include_dir"),
             server: section.inside("server", "[server]", Server::read),
             admin: section.inside("admin", "[admin]", Admin::read),
             upstream: section.inside("upstream", "[upstream]", Upstream::read),
@@ -128,9 +139,25 @@ impl File {
             placeholder_key: section
                 .inside("placeholder", "[placeholder]", |section| section.secret("key_env", "key_file")),
             log: section.inside("log", "[log]", Log::read),
+            people: vec![People::read(section, 0)],
+        })
+    }
+}
+
+// === impl People ===
+
+impl People {
+    /// Reads an included document, which holds nothing else.
+    pub(super) fn included<'t>(table: &'t Spanned<DeTable<'t>>, source: usize, faults: &mut Faults) -> Self {
+        Section::document("an included file", table, faults, |section| Self::read(section, source))
+    }
+
+    fn read(section: &mut Section<'_, '_>, source: usize) -> Self {
+        Self {
+            source,
             accounts: section.each("accounts", "[[accounts]]", Account::read),
             clients: section.each("clients", "[[clients]]", Client::read).unwrap_or_default(),
-        })
+        }
     }
 }
 

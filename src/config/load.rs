@@ -1,16 +1,17 @@
 //! Reads a configuration: file to text, text to file form, file form to checked form.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use toml::Spanned;
 use toml::de::DeTable;
 
-use super::Config;
 use super::check::{Checker, why_unreadable};
-use super::error::{ConfigErrors, Faults, Place};
+use super::error::{ConfigErrors, Faults, Source};
+use super::file::File;
 use super::watch::{Files, Stamp};
+use super::{Config, include};
 
 /// A configuration that can be used, and what to say about it at the start.
 #[derive(Debug, Clone)]
@@ -41,15 +42,24 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
 pub(super) fn load_noting(path: &Path, files: &mut Files) -> Result<Loaded, ConfigErrors> {
     files.push((path.to_owned(), Stamp::of(path)));
     let name = path.display().to_string();
-    let text = read_text(path, &name)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Absolute, so that nothing depends on the directory we happen to be in; a name that resolves today is kept
     // as it is written, since a link may point elsewhere at the next reload.
     let base_dir = std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned());
-    parse_noting(&name, &text, &|variable: &str| std::env::var_os(variable), &base_dir, files)
+    let mut faults = Faults::default();
+    match read_text(path, &mut faults) {
+        Ok(text) => {
+            parse_noting(&name, &text, &|variable: &str| std::env::var_os(variable), &base_dir, files)
+        }
+        Err(text) => {
+            let source = Source { name: name.as_str().into(), text, base_dir: base_dir.into() };
+            faults.settle(&[source])?;
+            Err(ConfigErrors::whole(&name, "the configuration cannot be read"))
+        }
+    }
 }
 
-/// Checks `text`, which messages call `name`; paths in it are relative to `base_dir`.
+/// Checks `text`, which messages call `name`; paths in it are relative to `base_dir`. Reads what it includes.
 pub fn parse(
     name: &str,
     text: &str,
@@ -67,39 +77,59 @@ fn parse_noting(
     files: &mut Files,
 ) -> Result<Loaded, ConfigErrors> {
     let mut faults = Faults::default();
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
-        // What the parser makes of a broken text is a guess, and judging it would find faults that are not there.
-        faults.syntax(text, &syntax);
-    }
-    let file = if faults.is_empty() { Some(super::file::File::read(&table, &mut faults)) } else { None };
-    let mut checker = Checker { faults, settings: Vec::new(), environment, base_dir, files };
+    let file = document(text, &mut faults, |table, faults| File::read(table, faults));
+    let mut sources = vec![Source { name: name.into(), text: text.to_owned(), base_dir: base_dir.into() }];
+    let file = file.map(|mut file| {
+        if let Some(dir) = &file.include_dir {
+            file.people.extend(include::read(dir, &mut sources, &mut faults, files));
+        }
+        file
+    });
+    let mut checker = Checker::new(faults, environment, &sources, files);
     let config = file.map(|file| checker.check(&file));
-    let warnings = checker.faults.settle(name, text)?;
+    let warnings = checker.faults.settle(&sources)?;
     let config = config.ok_or_else(|| ConfigErrors::whole(name, "not TOML"))?;
     Ok(Loaded { config, warnings, settings: checker.settings })
 }
 
-fn read_text(path: &Path, name: &str) -> Result<String, ConfigErrors> {
+/// Reads one text as TOML, and that with `read`; `None` where it is no TOML.
+pub(super) fn document<T>(
+    text: &str,
+    faults: &mut Faults,
+    read: impl FnOnce(&Spanned<DeTable<'_>>, &mut Faults) -> T,
+) -> Option<T> {
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        // What the parser makes of a broken text is a guess, and judging it would find faults that are not there.
+        faults.syntax(text, &syntax);
+        return None;
+    }
+    Some(read(&table, faults))
+}
+
+/// A text of the configuration. Where it cannot be read, that is a fault, and what could be read of it the error.
+pub(super) fn read_text(path: &Path, faults: &mut Faults) -> Result<String, String> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read.map(u64::try_from) {
         Ok(Ok(length)) if length <= CONFIG_BYTES_MAX => {}
         Ok(_) => {
-            let message = format!("the configuration is too long, it may have {CONFIG_BYTES_MAX} bytes");
-            return Err(ConfigErrors::whole(name, message));
+            faults.whole(format!("the configuration is too long, it may have {CONFIG_BYTES_MAX} bytes"));
+            return Err(String::new());
         }
         Err(error) => {
             let reason = why_unreadable(error.kind());
-            return Err(ConfigErrors::whole(name, format!("the configuration cannot be read: {reason}")));
+            faults.whole(format!("the configuration cannot be read: {reason}"));
+            return Err(String::new());
         }
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let text = String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default());
-        ConfigErrors::one(name, Place::of(&text, valid), "not UTF-8, save it as UTF-8")
+        faults.at_span(&(valid..valid), "not UTF-8, save it as UTF-8");
+        String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default()).into_owned()
     })
 }
 
-/// Room for thousands of accounts and clients.
-const CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// Room for a hundred thousand accounts and clients, which take some 30 MB.
+const CONFIG_BYTES_MAX: u64 = 64 << 20;

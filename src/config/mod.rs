@@ -10,6 +10,7 @@
 mod check;
 mod error;
 mod file;
+mod include;
 mod load;
 mod reader;
 mod sandbox;
@@ -230,8 +231,8 @@ pub struct Client {
     pub cert_san: Vec<String>,
     /// SHA-256 of its certificate in DER; any of them will do.
     pub cert_sha256: Vec<[u8; 32]>,
-    /// The accounts it may use, at least one, all of them configured.
-    pub accounts: Vec<AccountName>,
+    /// The accounts it may use.
+    pub accounts: ClientAccounts,
     /// The paths it may use; `None`: every path that is not guarded.
     pub allow: Option<Vec<PathPattern>>,
     /// Requests per second; `None`: no limit.
@@ -240,6 +241,15 @@ pub struct Client {
     pub requests_at_once_max: Option<u32>,
     /// Bodies of known length up to here are streamed, and sent once; `None`: 413 beyond `body_bytes_max`.
     pub streamed_body_bytes_max: Option<u64>,
+}
+
+/// The accounts that a client may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientAccounts {
+    /// `["*"]`: every account of the configuration.
+    All,
+    /// At least one, each once, all of them configured.
+    These(Vec<AccountName>),
 }
 
 /// `/cgi-bin/menu/get`, or `/wxa/*` for all that starts so.

@@ -40,13 +40,13 @@ pub(super) enum SecretSource {
 impl<'t, 'f> Section<'t, 'f> {
     /// Reads a whole document.
     pub(super) fn document<T>(
+        title: &'static str,
         table: &'t Spanned<DeTable<'t>>,
         faults: &'f mut Faults,
         read: impl FnOnce(&mut Section<'t, '_>) -> T,
     ) -> T {
         let (span, table) = (table.span(), Some(table.get_ref()));
-        Section { title: "the top level", span, table, known: Vec::new(), refused: Vec::new(), faults }
-            .whole(read)
+        Section { title, span, table, known: Vec::new(), refused: Vec::new(), faults }.whole(read)
     }
 
     /// Reads the section, then refuses the keys nobody asked for.

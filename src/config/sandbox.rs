@@ -2,8 +2,8 @@
 
 use super::check::{ADMIN_DEFAULT, SERVER_DEFAULT};
 use super::{
-    Account, Admin, Client, Config, Limits, ListenAddress, Log, LogFormat, Server, Store, Upstream,
-    UpstreamHost, default_workers,
+    Account, Admin, Client, ClientAccounts, Config, Limits, ListenAddress, Log, LogFormat, Server, Store,
+    Upstream, UpstreamHost, default_workers,
 };
 use crate::types::{AccountName, AppId, AppSecret, ClientName, NameError};
 
@@ -25,7 +25,7 @@ impl Config {
             key_sha256: Some(key_sha256),
             cert_san: Vec::new(),
             cert_sha256: Vec::new(),
-            accounts: vec![account.clone()],
+            accounts: ClientAccounts::These(vec![account.clone()]),
             allow: None,
             requests_per_s: None,
             requests_at_once_max: None,

@@ -336,6 +336,7 @@ fn base_dir() -> tempfile::TempDir {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    fs::create_dir(base.path().join("proxy.d")).unwrap();
     base
 }
 

@@ -19,6 +19,7 @@ mod fields;
 mod forwarding;
 mod harness;
 mod http2;
+mod include;
 mod mtls;
 mod once_more;
 mod pki;

@@ -1,6 +1,6 @@
 //! Checks how clients are told apart by their certificates.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use toml::Spanned;
 
@@ -12,7 +12,8 @@ use super::people::ClientBounds;
 /// What clients before this one have.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    pub(super) keys: HashSet<[u8; 32]>,
+    /// Where each key's client stands.
+    pub(super) keys: HashMap<[u8; 32], usize>,
     pub(super) cert_names: HashSet<String>,
     pub(super) cert_digests: HashSet<[u8; 32]>,
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -32,20 +33,44 @@ impl Checker<'_> {
 
     /// A small file as a whole.
     pub(super) fn read(&mut self, setting: &str, path: &Spanned<String>) -> Option<Zeroizing<Vec<u8>>> {
+        self.read_with_mode(setting, path).map(|(bytes, _)| bytes)
+    }
+
+    /// The same, of a file that should be its owner's alone.
+    pub(super) fn read_private(
+        &mut self,
+        setting: &str,
+        path: &Spanned<String>,
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let (bytes, mode) = self.read_with_mode(setting, path)?;
+        if mode & 0o077 != 0 {
+            let message =
+                format!("the file in `{setting}` is open to its group or to everyone, chmod 600 closes it");
+            self.faults.warn(path, message);
+        }
+        Some(bytes)
+    }
+
+    fn read_with_mode(&mut self, setting: &str, path: &Spanned<String>) -> Option<(Zeroizing<Vec<u8>>, u32)> {
         let full = self.path(setting, path)?;
         self.files.push((full.clone(), Stamp::of(&full)));
-        let read = || -> io::Result<Zeroizing<Vec<u8>>> {
+        // Found once: there may be a hundred thousand of them.
+        let read = || -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
             // A pipe would make the start wait for whoever writes it.
-            if !full.metadata()?.is_file() {
+            let file = File::options().read(true).custom_flags(O_NONBLOCK).open(&full)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
                 return Err(io::Error::from(io::ErrorKind::InvalidInput));
             }
-            let mut bytes = Zeroizing::new(Vec::new());
-            File::open(&full)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
+            // A secret in a buffer that grows would be left behind where it was copied from.
+            let length = usize::try_from(metadata.len().min(FILE_BYTES_MAX)).unwrap_or_default();
+            let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+            Ok((bytes, metadata.permissions().mode()))
         };
         match read() {
-            Ok(bytes) if u64::try_from(bytes.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) => {
-                Some(bytes)
+            Ok((bytes, mode)) if u64::try_from(bytes.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) => {
+                Some((bytes, mode))
             }
             Ok(_) => {
                 let message =
@@ -66,8 +91,7 @@ impl Checker<'_> {
         let (setting, place, text) = match source {
             SecretSource::Env(setting, name) => (*setting, name, self.variable(setting, name)?),
             SecretSource::File(setting, path) => {
-                let bytes = self.read(setting, path)?;
-                self.warn_if_open_to_others(setting, path);
+                let bytes = self.read_private(setting, path)?;
                 let Ok(text) = std::str::from_utf8(&bytes) else {
                     self.faults.at(path, format!("the file in `{setting}` is not a text, it holds one line"));
                     return None;
@@ -105,16 +129,6 @@ impl Checker<'_> {
         };
         self.faults.at(name, format!("`{setting}` {fault}"));
         None
-    }
-
-    pub(super) fn warn_if_open_to_others(&mut self, setting: &str, path: &Spanned<String>) {
-        use std::os::unix::fs::PermissionsExt;
-        let full = self.base_dir.join(path.get_ref());
-        if full.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
-            let message =
-                format!("the file in `{setting}` is open to its group or to everyone, chmod 600 closes it");
-            self.faults.warn(path, message);
-        }
     }
 
     /// 32 random bytes, in base64 or hexadecimal digits.
@@ -187,6 +201,9 @@ pub(super) fn hex_32(text: &str) -> Option<[u8; 32]> {
 
 /// Far above any bundle of certificates in use (the public roots together have some 250 KiB).
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Opening a pipe that nobody writes does not wait.
+const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// An AppSecret has 32 characters.
 const SECRET_BYTES_MAX: usize = 512;

@@ -19,13 +19,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use people::ClientBounds;
 
-use super::error::Faults;
+use super::error::{Faults, Source};
 use super::file::{self, File};
 use super::watch::Files;
 use super::{Config, Log, LogFormat, Setting, Store};
@@ -37,33 +38,72 @@ pub(super) struct Checker<'a> {
     pub(super) settings: Vec<Setting>,
     /// A variable of the environment by its name.
     pub(super) environment: &'a dyn Fn(&str) -> Option<OsString>,
-    /// Where relative paths start.
-    pub(super) base_dir: &'a Path,
     /// What has been read, as it was just before.
     pub(super) files: &'a mut Files,
+    sources: &'a [Source],
+    /// Where relative paths start, in the text that is being judged.
+    base_dir: Arc<Path>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    /// Begins with the first of `sources`.
+    pub(super) fn new(
+        faults: Faults,
+        environment: &'a dyn Fn(&str) -> Option<OsString>,
+        sources: &'a [Source],
+        files: &'a mut Files,
+    ) -> Self {
+        let base_dir =
+            sources.first().map_or_else(|| Path::new(".").into(), |main| Arc::clone(&main.base_dir));
+        let mut checker = Self { faults, settings: Vec::new(), environment, files, sources, base_dir };
+        checker.enter(0);
+        checker
+    }
+
+    /// What is judged from here on stands in this text.
+    fn enter(&mut self, source: usize) {
+        self.faults.enter(source);
+        if let Some(source) = self.sources.get(source) {
+            self.base_dir = Arc::clone(&source.base_dir);
+        }
+    }
+
     /// The checked form; worth something only if no fault has been found by then.
     pub(super) fn check(&mut self, file: &File) -> Config {
-        let server = self.server(&file.server, !file.clients.is_empty());
+        let server = self.server(&file.server, file.people.iter().any(|people| !people.clients.is_empty()));
         let admin = self.admin(&file.admin, &server.listen);
         let upstream = self.upstream(&file.upstream);
         let store = self.store(&file.store);
         let placeholder_key = file.placeholder_key.as_ref().and_then(|source| self.placeholder_key(source));
         let log = self.log(&file.log);
-        let accounts = self.accounts(file.accounts.as_deref());
+        if file.include_dir.is_some() {
+            self.note("include_dir", format_args!("{} file(s)", self.sources.len().saturating_sub(1)));
+        }
+        let accounts = self.accounts(&file.people);
         let bounds = ClientBounds {
             body_bytes_max: server.limits.body_bytes_max,
             show_certificates: file.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()),
         };
-        let clients = self.clients(&file.clients, file.accounts.as_deref(), bounds);
+        let clients = self.clients(&file.people, bounds);
         Config { server, admin, upstream, store, placeholder_key, log, accounts, clients }
+    }
+
+    fn source(&self) -> usize {
+        self.faults.source()
     }
 
     /// Notes a setting that is not its default.
     fn note(&mut self, name: &'static str, value: impl fmt::Display) {
         self.settings.push(Setting { name, value: value.to_string() });
+    }
+
+    /// Notes how many there are; of a few, their names.
+    fn note_names(&mut self, name: &'static str, names: &[&str]) {
+        match names.len() {
+            0 => {}
+            1..=NAMES_NOTED_MAX => self.note(name, names.join(", ")),
+            many => self.note(name, many),
+        }
     }
 
     /// A number within its bounds.
@@ -174,6 +214,9 @@ impl Checker<'_> {
         log
     }
 }
+
+/// More names are noted as a number.
+const NAMES_NOTED_MAX: usize = 20;
 
 const LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),

@@ -1,11 +1,11 @@
 //! Checks accounts and clients: whose secrets we hold, and who may use them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use toml::Spanned;
 
 use super::super::reader::SecretSource;
-use super::super::{Account, Client, PathPattern, file};
+use super::super::{Account, Client, ClientAccounts, PathPattern, file};
 use super::Checker;
 use super::certs::Taken;
 use super::files::hex_32;
@@ -20,15 +20,16 @@ pub(super) struct ClientBounds {
 }
 
 impl Checker<'_> {
-    pub(super) fn accounts(&mut self, written: Option<&[Spanned<file::Account>]>) -> Vec<Account> {
-        let Some(written) = written else { return Vec::new() };
-        if written.is_empty() {
+    pub(super) fn accounts(&mut self, people: &[file::People]) -> Vec<Account> {
+        let written = |people: &file::People| people.accounts.as_ref().map(Vec::len);
+        if people.iter().all(|people| written(people) == Some(0)) {
+            self.enter(0);
             self.faults.whole("there is no account, it takes at least one section [[accounts]]");
         }
-        let (mut names, mut app_ids) = (HashSet::new(), HashSet::new());
-        let mut accounts = Vec::with_capacity(written.len());
-        for account in written {
-            let account = account.get_ref();
+        let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
+        let mut accounts = Vec::with_capacity(people.iter().filter_map(written).sum());
+        for (source, account) in each_account(people) {
+            self.enter(source);
             let name = account.name.as_ref().and_then(|text| self.account_name("name", text));
             let app_id = account.app_id.as_ref().and_then(|text| self.app_id(text));
             let app_secret = account.app_secret.as_ref().and_then(|source| self.app_secret(source));
@@ -41,10 +42,8 @@ impl Checker<'_> {
                 accounts.push(Account { name, app_id, app_secret });
             }
         }
-        if !accounts.is_empty() {
-            let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
-            self.note("accounts", names.join(", "));
-        }
+        let names: Vec<&str> = accounts.iter().map(|account: &Account| account.name.as_str()).collect();
+        self.note_names("accounts", &names);
         accounts
     }
 
@@ -81,39 +80,40 @@ impl Checker<'_> {
 
     fn refuse_repeated<'t>(
         &mut self,
-        seen: &mut HashSet<&'t str>,
+        seen: &mut HashMap<&'t str, (usize, usize)>,
         value: Option<&'t Spanned<String>>,
         message: &'static str,
     ) {
-        if let Some(value) = value
-            && !seen.insert(value.get_ref())
-        {
-            self.faults.at(value, format!("{message}, each has one of its own"));
+        let Some(value) = value else { return };
+        let source = self.source();
+        let first = *seen.entry(value.get_ref()).or_insert((source, value.span().start));
+        if first != (source, value.span().start) {
+            let elsewhere = self.elsewhere(first.0);
+            self.faults.at(value, format!("{message}{elsewhere}, each has one of its own"));
         }
     }
 
-    pub(super) fn clients(
-        &mut self,
-        written: &[Spanned<file::Client>],
-        accounts: Option<&[Spanned<file::Account>]>,
-        bounds: ClientBounds,
-    ) -> Vec<Client> {
-        let accounts = accounts.unwrap_or_default().iter();
-        let known: HashSet<&str> = accounts
-            .filter_map(|account| Some(account.get_ref().name.as_ref()?.get_ref().as_str()))
+    /// ` (in FILE)` where that is another file than the one that is being judged.
+    pub(super) fn elsewhere(&self, source: usize) -> String {
+        let other = self.sources.get(source).filter(|_| source != self.source());
+        other.map_or_else(String::new, |other| format!(" (in {})", other.name))
+    }
+
+    pub(super) fn clients(&mut self, people: &[file::People], bounds: ClientBounds) -> Vec<Client> {
+        let known: HashSet<&str> = each_account(people)
+            .filter_map(|(_, account)| Some(account.name.as_ref()?.get_ref().as_str()))
             .collect();
-        let (mut names, mut taken) = (HashSet::new(), Taken::default());
-        let mut clients = Vec::with_capacity(written.len());
-        for client in written {
+        let (mut names, mut taken) = (HashMap::new(), Taken::default());
+        let mut clients = Vec::with_capacity(people.iter().map(|people| people.clients.len()).sum());
+        for (source, client) in each_client(people) {
+            self.enter(source);
             self.identity(client, bounds);
             let client = client.get_ref();
             self.refuse_repeated(&mut names, client.name.as_ref(), "another client has this name");
             clients.extend(self.client(client, &known, &mut taken, bounds));
         }
-        if !clients.is_empty() {
-            let names: Vec<&str> = clients.iter().map(|client| client.name.as_str()).collect();
-            self.note("clients", names.join(", "));
-        }
+        let names: Vec<&str> = clients.iter().map(|client: &Client| client.name.as_str()).collect();
+        self.note_names("clients", &names);
         clients
     }
 
@@ -176,7 +176,11 @@ impl Checker<'_> {
         Some(*given.get_ref())
     }
 
-    fn key_digest(&mut self, text: &Spanned<String>, keys: &mut HashSet<[u8; 32]>) -> Option<[u8; 32]> {
+    fn key_digest(
+        &mut self,
+        text: &Spanned<String>,
+        keys: &mut HashMap<[u8; 32], usize>,
+    ) -> Option<[u8; 32]> {
         let Some(digest) = hex_32(text.get_ref()) else {
             let message = "`key_sha256` is not a digest, it takes the 64 hexadecimal digits that `weigate key NAME` \
                            prints, never the key itself";
@@ -187,20 +191,30 @@ impl Checker<'_> {
             self.faults
                 .at(text, "`key_sha256` is the digest of an empty key, `weigate key NAME` makes a good one");
         }
-        if !keys.insert(digest) {
-            self.faults.at(text, "another client has this `key_sha256`, each has a key of its own");
+        if let Some(first) = keys.insert(digest, self.source()) {
+            let elsewhere = self.elsewhere(first);
+            let message =
+                format!("another client{elsewhere} has this `key_sha256`, each has a key of its own");
+            self.faults.at(text, message);
         }
         Some(digest)
     }
 
-    fn client_accounts(&mut self, list: &file::Texts, known: &HashSet<&str>) -> Vec<AccountName> {
+    fn client_accounts(&mut self, list: &file::Texts, known: &HashSet<&str>) -> ClientAccounts {
+        if let [only] = list.get_ref().as_slice()
+            && only.get_ref() == EVERY_ACCOUNT
+        {
+            return ClientAccounts::All;
+        }
         if list.get_ref().is_empty() {
             self.faults.at(list, "`accounts` is empty, a client uses at least one account");
         }
         let mut seen = HashSet::new();
         let mut accounts = Vec::with_capacity(list.get_ref().len());
         for text in list.get_ref() {
-            if !known.contains(text.get_ref().as_str()) {
+            if text.get_ref() == EVERY_ACCOUNT {
+                self.faults.at(text, "`accounts` has \"*\" beside names, it stands alone for every account");
+            } else if !known.contains(text.get_ref().as_str()) {
                 let message = "`accounts` has a name that no account has, it takes names from [[accounts]]";
                 self.faults.at(text, message);
             } else if !seen.insert(text.get_ref()) {
@@ -209,7 +223,7 @@ impl Checker<'_> {
             // A name that is no name is a fault of the account's own section.
             accounts.extend(AccountName::parse(text.get_ref()));
         }
-        accounts
+        ClientAccounts::These(accounts)
     }
 
     fn patterns(&mut self, list: &file::Texts) -> Vec<PathPattern> {
@@ -231,6 +245,16 @@ impl Checker<'_> {
         }
         patterns
     }
+}
+
+fn each_account(people: &[file::People]) -> impl Iterator<Item = (usize, &file::Account)> {
+    people
+        .iter()
+        .flat_map(|people| people.accounts.iter().flatten().map(|account| (people.source, account.get_ref())))
+}
+
+fn each_client(people: &[file::People]) -> impl Iterator<Item = (usize, &Spanned<file::Client>)> {
+    people.iter().flat_map(|people| people.clients.iter().map(|client| (people.source, client)))
 }
 
 /// A pattern that some path could match.
@@ -257,6 +281,9 @@ fn pattern(text: &str) -> Result<PathPattern, &'static str> {
     let path = path.to_owned();
     Ok(if is_prefix { PathPattern::Below(path) } else { PathPattern::Exact(path) })
 }
+
+/// In `accounts` of a client: every account there is, those that come with a reload too.
+const EVERY_ACCOUNT: &str = "*";
 
 /// The name of every caller where there are no clients.
 const ANONYMOUS: &str = "anonymous";

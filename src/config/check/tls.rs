@@ -39,9 +39,8 @@ impl Checker<'_> {
         }
         let (cert, key) = (file.cert_file.as_ref()?, file.key_file.as_ref()?);
         let cert_pem = self.read("server.tls.cert_file", cert);
-        let key_pem = self.read("server.tls.key_file", key);
+        let key_pem = self.read_private("server.tls.key_file", key);
         let (cert_pem, key_pem) = (cert_pem?, key_pem?);
-        self.warn_if_open_to_others("server.tls.key_file", key);
 
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_pem).collect();
         let chain = chain.ok().filter(|chain| !chain.is_empty());
