@@ -132,6 +132,7 @@ async fn the_metrics_are_well_formed_and_named_with_their_units() {
         "weigate_requests_in_flight",
         "weigate_upstream_connections",
         "weigate_upstream_connections_idle",
+        "weigate_upstream_http2_streams",
         "weigate_token_alive",
         "weigate_token_generation",
     ];

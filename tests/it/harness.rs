@@ -147,7 +147,7 @@ impl Setup {
         let ca = if ca_pem.is_some() { "ca_file = \"ca.pem\"" } else { "" };
         let text = format!(
             "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n{}\n[store]\nkind = \"{}\"\n{}\n\
+             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n{}[store]\nkind = \"{}\"\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
             self.listen,
