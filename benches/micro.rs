@@ -107,7 +107,7 @@ fn client_operations() -> anyhow::Result<[Operation; 3]> {
         key_sha256: Some(clients::digest(&key)),
         cert_san: Vec::new(),
         cert_sha256: Vec::new(),
-        accounts: vec![account.clone()],
+        accounts: config::ClientAccounts::These(vec![account.clone()]),
         allow: None,
         requests_per_s: None,
         requests_at_once_max: None,

@@ -3,14 +3,18 @@
 use serde::Serialize;
 
 use crate::telemetry::metrics::Exposition;
-use crate::token::Status;
+use crate::token::{Counts, Status, TokenHandle, Totals};
 use crate::types::UnixSeconds;
 
 #[derive(Serialize)]
 struct Page<'a> {
     now: u64,
     version: &'static str,
+    /// All there are, on this page or not.
+    total: usize,
     accounts: Vec<Account<'a>>,
+    /// Where the next page begins; `null` on the last.
+    next_after: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -41,64 +45,118 @@ struct Last<'a> {
     ip: Option<String>,
 }
 
-/// Name, help, value.
-type Gauge = (&'static str, &'static str, fn(&Status, UnixSeconds) -> u64);
-type Counter = (&'static str, &'static str, fn(&Status) -> u64);
+/// Name, help, value of one account, value of all together.
+type Gauge = (&'static str, &'static str, fn(&Status, UnixSeconds) -> u64, fn(&Totals) -> u64);
+type Counter = (&'static str, &'static str, fn(&Counts) -> u64);
 
-/// All accounts as one JSON object.
-pub(super) fn json(statuses: &[Status]) -> String {
+/// Accounts on one page: some 600 KB.
+const PAGE_ACCOUNTS_MAX: usize = 1000;
+
+/// The label of all accounts together; no account can have this name.
+const ALL: &str = "*";
+
+/// Accounts as one JSON object, a page of them; `tokens` stand in the order of names.
+pub(super) fn json(tokens: &[TokenHandle], query: Option<&str>) -> String {
+    let asked = |name: &str| {
+        query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix(name))
+    };
+    let begin =
+        asked("after=").map_or(0, |after| tokens.partition_point(|token| token.account().as_str() <= after));
+    let is_wanted =
+        |token: &&TokenHandle| asked("only=") != Some("failing") || token.is_failing() || !token.is_alive();
+    let mut wanted = tokens.iter().skip(begin).filter(is_wanted);
+    let statuses: Vec<Status> = wanted.by_ref().take(PAGE_ACCOUNTS_MAX).map(TokenHandle::status).collect();
+    let has_more = wanted.next().is_some();
     let page = Page {
         now: UnixSeconds::now().0,
         version: env!("CARGO_PKG_VERSION"),
+        total: tokens.len(),
         accounts: statuses.iter().map(Account::of).collect(),
+        next_after: statuses.last().filter(|_| has_more).map(|last| last.account.as_str()),
     };
     // Strings and numbers always serialise.
     serde_json::to_string_pretty(&page).unwrap_or_default()
 }
 
-/// The metrics of every account's token.
-pub(super) fn write_metrics(statuses: &[Status], to: &mut Exposition) {
+/// The metrics of every account's token; of more than `each_max` accounts, their sums.
+pub(super) fn write_metrics(tokens: &[TokenHandle], each_max: usize, to: &mut Exposition) {
     let now = UnixSeconds::now();
-    let gauges: [Gauge; 4] = [
-        ("weigate_token_alive", "1 when the account has a live token", |s, _| u64::from(s.alive)),
-        ("weigate_token_generation", "serial number of the account's token", |s, _| s.generation.0),
-        ("weigate_token_expires_in_seconds", "what is left of the token's life", |s, now| {
-            s.expires_at.map_or(0, |at| at.since(now).as_secs())
-        }),
-        ("weigate_token_age_seconds", "since WeChat last handed out or confirmed the token", |s, now| {
-            s.obtained_at.map_or(0, |at| now.since(at).as_secs())
-        }),
+    let totals = Totals::of(tokens, now);
+    let statuses: Option<Vec<Status>> =
+        (tokens.len() <= each_max).then(|| tokens.iter().map(TokenHandle::status).collect());
+    let simple = [
+        ("weigate_accounts", "accounts configured", totals.accounts),
+        ("weigate_accounts_alive", "accounts with a live token", totals.alive),
+        ("weigate_accounts_failing", "accounts whose last token call failed", totals.failing),
     ];
-    for (name, help, value) in gauges {
+    for (name, help, value) in simple {
         to.family(name, "gauge", help);
+        to.sample(name, &[], value);
+    }
+    let gauges: [Gauge; 4] = [
+        (
+            "weigate_token_alive",
+            "1 when the account has a live token; of all together, how many have",
+            |s, _| u64::from(s.alive),
+            |all| all.alive,
+        ),
+        (
+            "weigate_token_generation",
+            "serial number of the account's token; of all together, the greatest",
+            |s, _| s.generation.0,
+            |all| all.generation_max.0,
+        ),
+        (
+            "weigate_token_expires_in_seconds",
+            "what is left of the token's life; of all together, the least of a live one",
+            |s, now| s.expires_at.map_or(0, |at| at.since(now).as_secs()),
+            |all| all.expires_in_s_min,
+        ),
+        (
+            "weigate_token_age_seconds",
+            "since WeChat last handed out or confirmed the token; of all together, the greatest",
+            |s, now| s.obtained_at.map_or(0, |at| now.since(at).as_secs()),
+            |all| all.age_s_max,
+        ),
+    ];
+    for (name, help, of_one, of_all) in gauges {
+        to.family(name, "gauge", help);
+        let Some(statuses) = &statuses else {
+            to.sample(name, &[("account", ALL)], of_all(&totals));
+            continue;
+        };
         for status in statuses {
-            to.sample(name, &[("account", status.account.as_str())], value(status, now));
+            to.sample(name, &[("account", status.account.as_str())], of_one(status, now));
         }
     }
+    let each = statuses.iter().flatten().map(|status| (status.account.as_str(), &status.counts));
+    let counts: Vec<(&str, &Counts)> =
+        if statuses.is_some() { each.collect() } else { vec![(ALL, &totals.counts)] };
+    write_counts(&counts, to);
+}
+
+/// What happened since the start, by account.
+fn write_counts(counts: &[(&str, &Counts)], to: &mut Exposition) {
     to.family("weigate_token_calls_total", "counter", "token calls, by result");
-    for status in statuses {
-        for (word, count) in &status.counts.fetches {
-            to.sample(
-                "weigate_token_calls_total",
-                &[("account", status.account.as_str()), ("result", word)],
-                count,
-            );
+    for (account, counts) in counts {
+        for (word, count) in &counts.fetches {
+            to.sample("weigate_token_calls_total", &[("account", account), ("result", word)], count);
         }
     }
     let counters: [Counter; 4] = [
-        ("weigate_token_asks_total", "times requests asked for another token", |s| s.counts.asked),
+        ("weigate_token_asks_total", "times requests asked for another token", |c| c.asked),
         (
             "weigate_token_invalid_early_total",
             "tokens that died before their time: someone else renews them too",
-            |s| s.counts.invalid_early,
+            |c| c.invalid_early,
         ),
-        ("weigate_clock_jumps_total", "times the wall clock jumped", |s| s.counts.clock_jumps),
-        ("weigate_store_saves_failed_total", "tokens that could not be stored", |s| s.counts.saves_failed),
+        ("weigate_clock_jumps_total", "times the wall clock jumped", |c| c.clock_jumps),
+        ("weigate_store_saves_failed_total", "tokens that could not be stored", |c| c.saves_failed),
     ];
     for (name, help, value) in counters {
         to.family(name, "counter", help);
-        for status in statuses {
-            to.sample(name, &[("account", status.account.as_str())], value(status));
+        for (account, counts) in counts {
+            to.sample(name, &[("account", account)], value(counts));
         }
     }
 }

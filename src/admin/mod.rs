@@ -7,9 +7,13 @@
 //! GET /livez      200 as long as this process turns its loop
 //! GET /readyz     200 when every account has a live token and no stop was asked for; else 503, and which have not
 //! GET /metrics    Prometheus' text format
-//! GET /accounts   every account's token, its age, its errors, as JSON
+//! GET /accounts   every account's token, its age, its errors, as JSON; ?after=NAME goes on behind a page's last
+//!                 name, ?only=failing leaves out those in good health
 //! POST /reload    reads the configuration again; 200 and what changed, or 422 and what is wrong with it
 //! ```
+//!
+//! No answer grows with the number of accounts: of many sick ones `/readyz` names the first few, `/metrics` sums up
+//! more accounts than `metrics_accounts_max`, and `/accounts` comes in pages.
 
 mod accounts;
 mod reload;
@@ -36,7 +40,7 @@ use tokio::task::{AbortHandle, JoinSet};
 pub use reload::{AskReload, Outcome, ReloadAsked, Reloaded};
 
 use crate::telemetry::metrics::Exposition;
-use crate::token::{Status, TokenHandle};
+use crate::token::TokenHandle;
 
 /// Where operators connect.
 #[derive(Debug)]
@@ -53,7 +57,9 @@ pub type WriteMetrics = Box<dyn Fn(&mut Exposition) + Send + Sync>;
 /// What is shown.
 pub struct Seen {
     /// Every account's token, in the order of names.
-    pub tokens: Arc<Mutex<Vec<TokenHandle>>>,
+    pub tokens: Arc<Mutex<Arc<[TokenHandle]>>>,
+    /// More accounts are summed up in `/metrics`.
+    pub metrics_accounts_max: usize,
     /// A stop was asked for.
     pub is_draining: Arc<AtomicBool>,
     /// The metrics of the request's way.
@@ -61,6 +67,9 @@ pub struct Seen {
     /// Where a reload is asked for.
     pub reload: AskReload,
 }
+
+/// Accounts without a token that `/readyz` names; whoever probes wants to know that there are some, and why.
+const UNREADY_NAMED_MAX: usize = 20;
 
 /// Operators and their tools are few. One connection more, and the oldest is closed: an answer takes no time, so the
 /// oldest is one that idles, and whoever holds idle ones cannot keep a liveness probe out.
@@ -139,7 +148,7 @@ fn answer(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
             response
         }
         "/accounts" => {
-            let mut response = text(StatusCode::OK, accounts::json(&statuses(seen)));
+            let mut response = text(StatusCode::OK, accounts::json(&tokens(seen), request.uri().query()));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }
@@ -157,8 +166,8 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response
 }
 
-fn statuses(seen: &Seen) -> Vec<Status> {
-    seen.tokens.lock().unwrap_or_else(PoisonError::into_inner).iter().map(TokenHandle::status).collect()
+fn tokens(seen: &Seen) -> Arc<[TokenHandle]> {
+    Arc::clone(&seen.tokens.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn readiness(seen: &Seen) -> Response<Full<Bytes>> {
@@ -166,12 +175,18 @@ fn readiness(seen: &Seen) -> Response<Full<Bytes>> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
     let mut lines = String::new();
-    for status in statuses(seen).iter().filter(|status| !status.alive) {
+    let tokens = tokens(seen);
+    let mut unready = tokens.iter().filter(|token| !token.is_alive());
+    for status in unready.by_ref().take(UNREADY_NAMED_MAX).map(TokenHandle::status) {
         let why = status.last.as_ref().map_or("waiting for the first token", |last| last.word);
         let advice = status.last.as_ref().and_then(|last| last.advice.as_deref());
         let (colon, advice) = advice.map_or(("", ""), |advice| (": ", advice));
         // Writing to a String cannot fail.
         let _written = writeln!(lines, "account {} has no live token: {why}{colon}{advice}", status.account);
+    }
+    let more = unready.count();
+    if more > 0 {
+        let _written = writeln!(lines, "and {more} more of {} accounts", tokens.len());
     }
     if lines.is_empty() {
         return text(StatusCode::OK, "ready\n".to_owned());
@@ -184,7 +199,7 @@ fn metrics(seen: &Seen) -> String {
     page.family("weigate_info", "gauge", "always 1; the version that runs");
     page.sample("weigate_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     (seen.write_metrics)(&mut page);
-    accounts::write_metrics(&statuses(seen), &mut page);
+    accounts::write_metrics(&tokens(seen), seen.metrics_accounts_max, &mut page);
     page.into_text()
 }
 

@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
 use crate::token::{self, ConfiguredStore, KeeperTask, Life, StableTokenSource, TokenHandle, WallClock};
 use crate::types::{AccountName, Fingerprint};
 
 /// Token calls at one time, over all accounts.
 const FETCHES_MAX: usize = 64;
+
+/// Between two words about a start that is under way.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// All accounts that run.
 #[derive(Debug)]
@@ -20,11 +24,12 @@ pub struct Accounts {
     store: ConfiguredStore,
     client: reqwest::Client,
     fetches: Arc<Semaphore>,
+    clock: WallClock,
     tokens: Tokens,
 }
 
 /// The tokens of all accounts, for whoever shows them.
-pub(super) type Tokens = Arc<Mutex<Vec<TokenHandle>>>;
+pub(super) type Tokens = Arc<Mutex<Arc<[TokenHandle]>>>;
 
 #[derive(Debug)]
 struct Kept {
@@ -38,38 +43,62 @@ struct Kept {
 impl Accounts {
     pub(super) fn new(store: ConfiguredStore, client: reqwest::Client) -> Self {
         let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { running: HashMap::new(), store, client, fetches, tokens: Tokens::default() }
+        let clock = WallClock::of_the_machine();
+        Self {
+            running: HashMap::new(),
+            store,
+            client,
+            fetches,
+            clock,
+            tokens: Arc::new(Mutex::new(Arc::new([]))),
+        }
     }
 
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
+        let hosts: Arc<[UpstreamHost]> = config.upstream.hosts.as_slice().into();
         let mut before = std::mem::take(&mut self.running);
+        self.running.reserve(config.accounts.len());
+        let (mut started, mut ended) = (Vec::new(), Vec::new());
         for account in &config.accounts {
             let secret = account.app_secret.fingerprint();
             // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
-            let is_well = |kept: &Kept| kept.account.token.status().failures == 0;
+            let is_well = |kept: &Kept| !kept.account.token.is_failing();
             let same =
                 |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret && is_well(kept);
-            let (kept, changed) = match before.remove(&account.name) {
-                Some(kept) if same(&kept) => (Some(kept), None),
-                changed => (None, changed),
-            };
-            // The old keeper ends first: two would fetch, and save, for one account.
-            futures_util::future::OptionFuture::from(changed.map(|changed| changed.keeper.stop())).await;
-            let kept = kept.unwrap_or_else(|| self.start(account, secret, config));
+            match before.remove(&account.name) {
+                Some(kept) if same(&kept) => {
+                    self.running.insert(account.name.clone(), kept);
+                }
+                changed => {
+                    ended.extend(changed);
+                    started.push((account, secret));
+                }
+            }
+        }
+        ended.extend(before.into_values());
+        // The old keepers end first: two would fetch, and save, for one account.
+        stop(ended).await;
+        for (account, secret) in started {
+            let kept = self.start(account, secret, config, &hosts);
             self.running.insert(account.name.clone(), kept);
         }
-        futures_util::future::join_all(before.into_values().map(|kept| kept.keeper.stop())).await;
         let mut handles: Vec<&Kept> = self.running.values().collect();
         handles.sort_by(|one, other| one.account.name.cmp(&other.account.name));
         let handles = handles.into_iter().map(|kept| kept.account.token.clone()).collect();
         *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = handles;
     }
 
-    fn start(&self, account: &config::Account, secret: Fingerprint, config: &Config) -> Kept {
+    fn start(
+        &self,
+        account: &config::Account,
+        secret: Fingerprint,
+        config: &Config,
+        hosts: &Arc<[UpstreamHost]>,
+    ) -> Kept {
         let source = StableTokenSource::new(
             self.client.clone(),
-            &config.upstream.hosts,
+            Arc::clone(hosts),
             account.app_id.clone(),
             account.app_secret.clone(),
         );
@@ -78,7 +107,7 @@ impl Accounts {
             app_id: account.app_id.clone(),
             waiters_max: config.server.limits.token_waiters_max,
             fetches: Arc::clone(&self.fetches),
-            clock: WallClock::of_the_machine(),
+            clock: self.clock.clone(),
             jitter: fastrand::Rng::new(),
         };
         let (token, keeper) = token::start(life, source, self.store.clone());
@@ -101,6 +130,33 @@ impl Accounts {
 
     /// Ends all keepers; a save that has begun is finished.
     pub(super) async fn stop(self) {
-        futures_util::future::join_all(self.running.into_values().map(|kept| kept.keeper.stop())).await;
+        stop(self.running.into_values()).await;
     }
+}
+
+/// Says in the log how far a start has come, where it takes a while: a hundred thousand first tokens take minutes.
+pub(super) async fn report_until_ready(tokens: Tokens) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let tokens = Arc::clone(&tokens.lock().unwrap_or_else(PoisonError::into_inner));
+        let alive = tokens.iter().filter(|token| token.is_alive()).count();
+        if alive == tokens.len() {
+            if before.is_some() {
+                tracing::info!(accounts = alive, "every account has a token");
+            }
+            return;
+        }
+        // Nothing more comes by itself; what is wrong with the rest has been told.
+        if before == Some(alive) {
+            return;
+        }
+        tracing::info!(with_token = alive, accounts = tokens.len(), "getting the accounts' first tokens");
+        before = Some(alive);
+    }
+}
+
+/// Ends keepers, all at one time: 10 s at most, however many of them wait for a slow store.
+async fn stop(kept: impl IntoIterator<Item = Kept>) {
+    futures_util::future::join_all(kept.into_iter().map(|kept| kept.keeper.stop())).await;
 }

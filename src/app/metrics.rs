@@ -14,10 +14,11 @@ pub(super) fn write_metrics(
     counts: Vec<Arc<WorkerCounts>>,
     workers: &[Running],
     standing: Arc<Standing>,
+    routes_max: usize,
 ) -> admin::WriteMetrics {
     let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.upstream)).collect();
     Box::new(move |to: &mut Exposition| {
-        metrics::write(&counts, to);
+        metrics::write(&counts, routes_max, to);
         standing.write_metrics(to);
         let sum = |of: fn(&upstream::Stats) -> &upstream::Counter| {
             stats.iter().map(|stats| of(stats).value()).sum::<u64>()

@@ -75,7 +75,7 @@ pub struct App {
     tls: Option<Arc<Tls>>,
     standing: Arc<Standing>,
     reloads_asked: Option<mpsc::Receiver<admin::ReloadAsked>>,
-    /// The admin listener, and who watches the certificate.
+    /// The admin listener, who watches the certificate, and who tells how the start goes.
     beside: tokio::task::JoinSet<()>,
     is_draining: Arc<AtomicBool>,
 }
@@ -129,10 +129,17 @@ impl App {
         let is_draining = Arc::new(AtomicBool::new(false));
         let standing = Arc::new(Standing::new(&config));
         let (ask_reload, reloads_asked) = mpsc::channel(1);
+        let metrics_accounts_max = config.admin.as_ref().map_or(0, |admin| admin.metrics_accounts_max);
         let seen = admin::Seen {
             tokens: accounts.tokens(),
+            metrics_accounts_max,
             is_draining: Arc::clone(&is_draining),
-            write_metrics: metrics::write_metrics(counts, &workers, Arc::clone(&standing)),
+            write_metrics: metrics::write_metrics(
+                counts,
+                &workers,
+                Arc::clone(&standing),
+                metrics_accounts_max,
+            ),
             reload: ask_reload,
         };
         let mut beside = tokio::task::JoinSet::new();
@@ -140,6 +147,7 @@ impl App {
             beside.spawn(serve_admin(bound, seen)?);
         }
         beside.spawn(reload::watch_certificate(Arc::clone(&standing)));
+        beside.spawn(accounts::report_until_ready(accounts.tokens()));
         Ok(Self {
             accounts,
             signer,
@@ -183,7 +191,8 @@ impl App {
         self.accounts.follow(&config).await;
         self.tls = tls;
         let next = self.accounts.snapshot(&config, self.signer.clone(), self.tls.clone());
-        self.snapshot.send_replace(Arc::new(next));
+        let before = self.snapshot.send_replace(Arc::new(next));
+        self.beside.spawn(bury(before));
         self.config = config;
         self.standing.reloaded(&self.config);
         tracing::info!(
@@ -248,6 +257,14 @@ impl App {
         self.accounts.stop().await;
         self.beside.shutdown().await;
         is_whole
+    }
+}
+
+/// Keeps a snapshot until no worker has it any more: taking a hundred thousand clients apart would hold up whoever
+/// let go of them last, and that is not to be a worker.
+async fn bury(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

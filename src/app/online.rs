@@ -1,6 +1,7 @@
 //! `weigate check --online`: what a configuration needs from the world, tried once, each no with its cure.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, UpstreamHost};
@@ -37,10 +38,11 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         findings.push(reach(&client, host).await);
     }
     findings.push(store(config));
+    let hosts: Arc<[UpstreamHost]> = config.upstream.hosts.as_slice().into();
     for account in &config.accounts {
         let source = StableTokenSource::new(
             client.clone(),
-            &config.upstream.hosts,
+            Arc::clone(&hosts),
             account.app_id.clone(),
             account.app_secret.clone(),
         );

@@ -9,7 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use weigate::app::{self, App};
 use weigate::clients;
-use weigate::config::{Admin, Config, ListenAddress, Loaded, UpstreamHost, Watch};
+use weigate::config::{Config, ListenAddress, Loaded, UpstreamHost, Watch};
 use weigate::sandbox::{Sandbox, SandboxOptions};
 use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
@@ -148,8 +148,8 @@ async fn serve_sandbox(options: &Options) -> anyhow::Result<()> {
     if let Some(listen) = options.listen {
         config.server.listen = vec![ListenAddress::Tcp(listen)];
     }
-    if let Some(listen) = options.admin {
-        config.admin = Some(Admin { listen: ListenAddress::Tcp(listen) });
+    if let (Some(listen), Some(admin)) = (options.admin, &mut config.admin) {
+        admin.listen = ListenAddress::Tcp(listen);
     }
     tracing::subscriber::set_global_default(log::subscriber(&config.log))?;
     let listeners = app::bind(&config)?;

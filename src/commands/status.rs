@@ -13,6 +13,9 @@ pub(crate) struct Options {
     /// The admin listener of a running weigate
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090", env = "WEIGATE_ADMIN")]
     admin: String,
+    /// Show only accounts without a token, or whose last token call failed
+    #[arg(long)]
+    failing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -28,14 +31,26 @@ pub(crate) struct HealthOptions {
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let (_, body) = get(&options.admin, "/accounts")?;
-    let page: Value = serde_json::from_str(&body).context("reading the admin listener's answer")?;
-    let now = page.get("now").and_then(Value::as_u64).unwrap_or_default();
-    let accounts = page.get("accounts").and_then(Value::as_array).context("the answer has no accounts")?;
     show(format_args!(
         "{:<24} {:<6} {:>4} {:<8} {:>10} {:>10}  {:<18} {}",
         "ACCOUNT", "TOKEN", "GEN", "PRINT", "AGE", "EXPIRES", "LAST CALL", "ADVICE"
     ))?;
+    let only = if options.failing { "only=failing" } else { "" };
+    let mut path = format!("/accounts?{only}");
+    loop {
+        let (_, body) = get(&options.admin, &path)?;
+        let page: Value = serde_json::from_str(&body).context("reading the admin listener's answer")?;
+        rows(&page)?;
+        // A name needs no escaping in a query.
+        let Some(after) = page.get("next_after").and_then(Value::as_str) else { return Ok(()) };
+        path = format!("/accounts?after={after}&{only}");
+    }
+}
+
+/// One page of accounts.
+fn rows(page: &Value) -> anyhow::Result<()> {
+    let now = page.get("now").and_then(Value::as_u64).unwrap_or_default();
+    let accounts = page.get("accounts").and_then(Value::as_array).context("the answer has no accounts")?;
     for account in accounts {
         let text = |key: &str| account.get(key).and_then(Value::as_str).unwrap_or("-");
         let number = |key: &str| account.get(key).and_then(Value::as_u64);

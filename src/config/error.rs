@@ -51,7 +51,7 @@ pub(super) struct Source {
 pub(super) struct Faults {
     /// The text that is being read or judged, by its place among the sources.
     source: usize,
-    faults: Vec<Found>,
+    wrong: Vec<Found>,
     warnings: Vec<Found>,
 }
 
@@ -152,7 +152,7 @@ impl Faults {
 
     /// Takes over what another found.
     pub(super) fn absorb(&mut self, other: Self) {
-        self.faults.extend(other.faults);
+        self.wrong.extend(other.wrong);
         self.warnings.extend(other.warnings);
     }
 
@@ -163,12 +163,12 @@ impl Faults {
 
     /// Something is wrong at a span of the text.
     pub(super) fn at_span(&mut self, span: &Range<usize>, message: impl Into<Message>) {
-        self.faults.push(self.found(Some(span.start), message));
+        self.wrong.push(self.found(Some(span.start), message));
     }
 
     /// Something is missing altogether.
     pub(super) fn whole(&mut self, message: impl Into<Message>) {
-        self.faults.push(self.found(None, message));
+        self.wrong.push(self.found(None, message));
     }
 
     /// A value works, but the operator should know something about it.
@@ -183,17 +183,17 @@ impl Faults {
             let offset = error.span().map_or(text.len(), |span| span.start);
             if lines.insert(Place::of(text, offset).line) {
                 let message = format!("not TOML: {}", blanked(error.message()));
-                self.faults.push(self.found(Some(offset), message));
+                self.wrong.push(self.found(Some(offset), message));
             }
         }
     }
 
     /// The warnings, or the faults if there are any.
     pub(super) fn settle(self, sources: &[Source]) -> Result<Vec<String>, ConfigErrors> {
-        if self.faults.is_empty() {
+        if self.wrong.is_empty() {
             Ok(placed(self.warnings, sources).iter().map(ToString::to_string).collect())
         } else {
-            Err(ConfigErrors(placed(self.faults, sources)))
+            Err(ConfigErrors(placed(self.wrong, sources)))
         }
     }
 

@@ -78,6 +78,7 @@ pub(super) struct Admin {
     pub(super) enabled: Option<Spanned<bool>>,
     pub(super) listen: Option<Spanned<String>>,
     pub(super) allow_remote: Option<Spanned<bool>>,
+    pub(super) metrics_accounts_max: Option<Spanned<u64>>,
 }
 
 #[derive(Debug)]
@@ -129,7 +130,7 @@ pub(super) struct Client {
 
 impl File {
     /// Reads a document; what cannot be read is absent, and a fault.
-    pub(super) fn read<'t>(table: &'t Spanned<DeTable<'t>>, faults: &mut Faults) -> Self {
+    pub(super) fn read(table: &Spanned<DeTable<'_>>, faults: &mut Faults) -> Self {
         Section::document("the top level", table, faults, |section| Self {
             include_dir: section.text("include_dir"),
             server: section.inside("server", "[server]", Server::read),
@@ -213,6 +214,7 @@ impl Admin {
             enabled: section.switch("enabled"),
             listen: section.text("listen"),
             allow_remote: section.switch("allow_remote"),
+            metrics_accounts_max: section.number("metrics_accounts_max"),
         }
     }
 }

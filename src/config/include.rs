@@ -126,9 +126,11 @@ fn in_parallel(names: &[PathBuf], one: &(impl Fn(usize, &Path) -> Included + Syn
 }
 
 fn why_no_directory(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
-        io::ErrorKind::NotADirectory => "it is not a directory".to_owned(),
-        other => why_unreadable(other),
+    if error.kind() == io::ErrorKind::NotFound {
+        "there is no such directory".to_owned()
+    } else if error.kind() == io::ErrorKind::NotADirectory {
+        "it is not a directory".to_owned()
+    } else {
+        why_unreadable(error.kind())
     }
 }

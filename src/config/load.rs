@@ -77,7 +77,7 @@ fn parse_noting(
     files: &mut Files,
 ) -> Result<Loaded, ConfigErrors> {
     let mut faults = Faults::default();
-    let file = document(text, &mut faults, |table, faults| File::read(table, faults));
+    let file = document(text, &mut faults, File::read);
     let mut sources = vec![Source { name: name.into(), text: text.to_owned(), base_dir: base_dir.into() }];
     let file = file.map(|mut file| {
         if let Some(dir) = &file.include_dir {

@@ -141,6 +141,8 @@ pub struct PrivateKeyPem(Zeroizing<Vec<u8>>);
 pub struct Admin {
     /// Loopback by default.
     pub listen: ListenAddress,
+    /// More accounts are summed up in the metrics, and so are more pairs of a client and an account.
+    pub metrics_accounts_max: usize,
 }
 
 /// Where requests go.

@@ -1,6 +1,6 @@
 //! The configuration of `serve --sandbox`: no file, no environment, nothing on disk.
 
-use super::check::{ADMIN_DEFAULT, SERVER_DEFAULT};
+use super::check::{ADMIN_DEFAULT, METRICS_ACCOUNTS_MAX, SERVER_DEFAULT};
 use super::{
     Account, Admin, Client, ClientAccounts, Config, Limits, ListenAddress, Log, LogFormat, Server, Store,
     Upstream, UpstreamHost, default_workers,
@@ -40,7 +40,10 @@ impl Config {
                 spool_dir: std::env::temp_dir(),
                 limits: Limits::default(),
             },
-            admin: Some(Admin { listen: ListenAddress::Tcp(ADMIN_DEFAULT) }),
+            admin: Some(Admin {
+                listen: ListenAddress::Tcp(ADMIN_DEFAULT),
+                metrics_accounts_max: METRICS_ACCOUNTS_MAX,
+            }),
             upstream: Upstream { hosts: vec![upstream], ca_pem, ..Upstream::default() },
             store: Store::Memory,
             placeholder_key: None,

@@ -143,10 +143,11 @@ impl WorkerCounts {
 /// Name, help, where it is.
 type Times = (&'static str, &'static str, fn(&WorkerCounts) -> &Histogram);
 
-/// Writes the sum over `workers` in Prometheus' text format (version 0.0.4).
-pub fn write(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
+/// Writes the sum over `workers` in Prometheus' text format (version 0.0.4). Where clients have used more than
+/// `routes_max` accounts between them, those are summed up for each client; where that still makes more, altogether.
+pub fn write(workers: &[Arc<WorkerCounts>], routes_max: usize, to: &mut Exposition) {
     write_connections(workers, to);
-    write_routes(workers, to);
+    write_routes(workers, routes_max, to);
     to.family("weigate_refusals_total", "counter", "requests that weigate refused, by reason");
     let mut refusals = BTreeMap::<&str, u64>::new();
     for (word, count) in workers.iter().flat_map(|worker| &worker.refusals) {
@@ -211,15 +212,13 @@ fn write_connections(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
     }
 }
 
-fn write_routes(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
-    let mut routes = BTreeMap::<(ClientName, AccountName), [u64; 5]>::new();
-    for worker in workers {
-        for (route, counts) in worker.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let sums = routes.entry(route.clone()).or_default();
-            let parts =
-                [&counts.passed, &counts.token_invalid, &counts.second_tries, &counts.quota, &counts.refused];
-            sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part.get());
-        }
+fn write_routes(workers: &[Arc<WorkerCounts>], routes_max: usize, to: &mut Exposition) {
+    let mut routes = sums(workers, |client, account| (Some(client.clone()), Some(account.clone())));
+    if routes.len() > routes_max {
+        routes = sums(workers, |client, _| (Some(client.clone()), None));
+    }
+    if routes.len() > routes_max {
+        routes = sums(workers, |_, _| (None, None));
     }
     let families = [
         ("weigate_requests_passed_total", "requests that got WeChat's answer"),
@@ -232,14 +231,40 @@ fn write_routes(workers: &[Arc<WorkerCounts>], to: &mut Exposition) {
         to.family(name, "counter", help);
         for ((client, account), sums) in &routes {
             let value = sums.get(index).copied().unwrap_or(0);
-            to.sample(name, &[("client", client.as_str()), ("account", account.as_str())], value);
+            let client = client.as_ref().map_or(ALL, ClientName::as_str);
+            let account = account.as_ref().map_or(ALL, AccountName::as_str);
+            to.sample(name, &[("client", client), ("account", account)], value);
         }
     }
 }
 
+/// The label of clients, or accounts, that are summed up; none can have this name.
+const ALL: &str = "*";
+
+/// A client and an account; `None` for all of them.
+type Label = (Option<ClientName>, Option<AccountName>);
+
+fn sums(
+    workers: &[Arc<WorkerCounts>],
+    label: impl Fn(&ClientName, &AccountName) -> Label,
+) -> BTreeMap<Label, [u64; 5]> {
+    let mut routes = BTreeMap::<Label, [u64; 5]>::new();
+    for worker in workers {
+        for ((client, account), counts) in worker.routes.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            let sums = routes.entry(label(client, account)).or_default();
+            let parts =
+                [&counts.passed, &counts.token_invalid, &counts.second_tries, &counts.quota, &counts.refused];
+            sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part.get());
+        }
+    }
+    routes
+}
+
 /// A page of metrics in Prometheus' text format, being written.
 ///
-/// Label values are names of the configuration or words of ours: letters, digits, `-`, `_`, `.`; none needs escaping.
+/// Label values are names of the configuration or words of ours: letters, digits, `-`, `_`, `.`, `*`; none needs
+/// escaping.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 

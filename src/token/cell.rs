@@ -4,7 +4,6 @@
 //! clocks say that it lives: the monotonic one, which nobody can set, and the wall clock, which goes on while the
 //! machine is suspended. One task writes it (`keeper.rs`).
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use super::clock::WallClock;
 use crate::types::{AccessToken, Generation, UnixSeconds};
 
 /// An account's token, as long as it is the newest.
@@ -32,10 +32,6 @@ pub struct Token {
 /// A token that was alive when it was read. Derefs to [`Token`]. For a short stay: `Arc::clone(&guard)` is better
 /// across an await, since a thread has some eight guards before reads get slower.
 pub type Guard = arc_swap::Guard<Arc<Token>>;
-
-/// Where wall time comes from: [`UnixSeconds::now`], or a clock that a test sets.
-#[derive(Clone)]
-pub struct WallClock(Option<Arc<dyn Fn() -> UnixSeconds + Send + Sync>>);
 
 /// The newest token of one account.
 #[derive(Debug)]
@@ -64,31 +60,6 @@ impl Token {
     /// What is left of its life, by the clock that leaves less.
     pub fn left(&self, now: Instant, wall: UnixSeconds) -> Duration {
         self.good_until.saturating_duration_since(now).min(self.expires_at.since(wall))
-    }
-}
-
-// === impl WallClock ===
-
-impl WallClock {
-    /// The machine's.
-    pub fn of_the_machine() -> Self {
-        Self(None)
-    }
-
-    /// A test's.
-    pub fn of(read: impl Fn() -> UnixSeconds + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(read)))
-    }
-
-    /// The time.
-    pub fn read(&self) -> UnixSeconds {
-        self.0.as_ref().map_or_else(UnixSeconds::now, |read| read())
-    }
-}
-
-impl fmt::Debug for WallClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "WallClock(a test's)" } else { "WallClock" })
     }
 }
 

@@ -14,9 +14,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Paths by their hash, each with the end of its quiet time.
+/// Paths by their hash, each with the end of its quiet time. Nothing, for most accounts.
 #[derive(Debug, Default)]
-pub(crate) struct Hushed(Mutex<HashMap<u64, Instant>>);
+#[expect(
+    clippy::box_collection,
+    reason = "an account without a quiet path, one in a hundred thousand, pays a pointer"
+)]
+pub(crate) struct Hushed(Mutex<Option<Box<HashMap<u64, Instant>>>>);
 
 /// As long as WeChat's minute limits.
 const QUIET: Duration = Duration::from_mins(1);
@@ -29,11 +33,12 @@ const PATHS_MAX: usize = 1024;
 impl Hushed {
     pub(crate) fn is_quiet(&self, path_hash: u64, now: Instant) -> bool {
         let paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.get(&path_hash).is_some_and(|until| now < *until)
+        paths.as_ref().and_then(|paths| paths.get(&path_hash)).is_some_and(|until| now < *until)
     }
 
     pub(crate) fn hush(&self, path_hash: u64, now: Instant) {
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = paths.get_or_insert_default();
         if paths.len() >= PATHS_MAX && !paths.contains_key(&path_hash) {
             paths.retain(|_, until| now < *until);
             let first = paths.iter().min_by_key(|(_, until)| **until).map(|(path, _)| *path);
@@ -46,7 +51,7 @@ impl Hushed {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |paths| paths.len())
     }
 }
 

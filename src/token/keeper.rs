@@ -12,20 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::cell::{Cell, Token, WallClock};
+use super::cell::{Cell, Token};
+use super::clock::{JUMP, WallClock};
 use super::hush::Hushed;
 use super::saver::save_all;
 use super::schedule::{self, Next, Situation, Turn};
 use super::source::{SourceError, TokenSource};
 use super::status::{Ending, Record};
 use super::store::{Stored, TokenStore};
-use super::{Progress, Shared, TokenHandle};
-use crate::types::{AccessToken, AccountName, AppId, Generation, UnixSeconds};
+use super::{Progress, Shared, TokenHandle, watch};
+use crate::types::{AccountName, AppId, Generation, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::{Grant, LIVES_MAX, Mode, Pace, TokenCallError};
 
 /// What a keeper needs to know besides its source and its store.
@@ -37,7 +38,7 @@ pub struct Life {
     pub app_id: AppId,
     /// Requests that may wait for a token at one time; more are turned away at once.
     pub waiters_max: usize,
-    /// Bounds the fetches of all accounts at one time; 64 is plenty. Shared by all keepers.
+    /// Bounds the fetches of all accounts at one time, and at the start their loads; 64 is plenty. Shared by all keepers.
     pub fetches: Arc<Semaphore>,
     /// Where wall time comes from.
     pub clock: WallClock,
@@ -48,7 +49,8 @@ pub struct Life {
 /// The running keeper. Dropping it stops it too, without waiting for the end.
 #[derive(Debug)]
 pub struct KeeperTask {
-    stop: watch::Sender<bool>,
+    /// Dropping it says the same.
+    stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -60,7 +62,7 @@ struct Keeper<S> {
     saves: watch::Sender<Option<Stored>>,
     next: Next,
     /// The token before the newest: a server of WeChat that lags behind may hand it out once more.
-    previous: Option<AccessToken>,
+    previous: Option<TokenDigest>,
     failures: u32,
     sames: u32,
     /// Whether an ask hastened the next attempt.
@@ -76,11 +78,6 @@ const FETCH_MAX: Duration = Duration::from_secs(10);
 /// The store gets this long for one load or save; then it is as if it had failed.
 pub(super) const STORE_MAX: Duration = Duration::from_secs(10);
 
-/// The two clocks are compared this often, and may differ by so much: slewing stays far below it, a stored end is
-/// wrong by at most it.
-const CLOCK_CHECK: Duration = Duration::from_secs(30);
-const CLOCK_JUMP: Duration = Duration::from_mins(1);
-
 /// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
 const END_MOVES: Duration = Duration::from_secs(10);
 
@@ -93,7 +90,7 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
     let next = Next { at: now, not_before: now };
     let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, ending: None, next });
     let (saves, to_save) = watch::channel(None);
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = oneshot::channel();
     let shared = Arc::new(Shared {
         account: life.account.clone(),
         cell: Cell::new(life.clock.clone()),
@@ -105,11 +102,12 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
         waiting: AtomicUsize::new(0),
         waiters_max: life.waiters_max,
     });
+    life.clock.follow(&shared);
     let handle = TokenHandle(Arc::clone(&shared));
     let anchor = (now, life.clock.read());
     let app_id = life.app_id.clone();
     let saver_shared = Arc::clone(&shared);
-    let keeper = Keeper {
+    let keeper = Box::new(Keeper {
         life,
         source,
         shared,
@@ -122,7 +120,7 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
         asked: false,
         anchor,
         warned_at: None,
-    };
+    });
     let task = tokio::spawn(async move {
         tokio::join!(keeper.run(&store, stopped), save_all(&store, &app_id, &saver_shared, to_save));
     });
@@ -135,7 +133,8 @@ impl KeeperTask {
     /// Tells the keeper to stop and waits for its end: a fetch is dropped, a save that has begun is finished, for
     /// 10 s at most. Those who wait for a token are told.
     pub async fn stop(self) {
-        self.stop.send_replace(true);
+        // A keeper that has ended by itself hears nothing more.
+        let _told = self.stop.send(());
         if let Err(panicked) = self.task.await {
             error!(error = %panicked, "a keeper ended by itself");
         }
@@ -150,20 +149,25 @@ impl KeeperTask {
 // === impl Keeper ===
 
 impl<S: TokenSource> Keeper<S> {
-    async fn run<T: TokenStore>(mut self, store: &T, mut stopped: watch::Receiver<bool>) {
+    async fn run<T: TokenStore>(mut self: Box<Self>, store: &T, mut stopped: oneshot::Receiver<()>) {
+        // What is done for a moment only lies on the heap meanwhile: most of the time a keeper waits.
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|stop| *stop) => return,
-            () = self.boot(store) => {}
+            _ = &mut stopped => return,
+            () = Box::pin(self.boot(store)) => {}
         }
         let shared = Arc::clone(&self.shared);
         loop {
-            let wake = self.next.at.min(Instant::now() + CLOCK_CHECK);
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => return,
-                () = shared.bell.notified() => self.heed(Generation(shared.asked.load(Ordering::SeqCst))),
-                () = sleep_until(wake) => {}
+                _ = &mut stopped => return,
+                () = shared.bell.notified() => {
+                    // The clock's watcher rings too, and asks for nothing.
+                    if let Some(asked) = shared.asked.swap(0, Ordering::SeqCst).checked_sub(1) {
+                        self.heed(Generation(asked));
+                    }
+                }
+                () = sleep_until(self.next.at) => {}
             }
             if self.clock_has_jumped() {
                 self.hasten();
@@ -173,14 +177,17 @@ impl<S: TokenSource> Keeper<S> {
             }
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => return,
-                () = self.attempt() => {}
+                _ = &mut stopped => return,
+                () = Box::pin(self.attempt()) => {}
             }
         }
     }
 
     /// Takes what the store has, if it is alive.
     async fn boot<T: TokenStore>(&mut self, store: &T) {
+        // However many keepers start together, the store has a few of them at a time. A closed semaphore bounds nothing.
+        let fetches = Arc::clone(&self.life.fetches);
+        let permit = fetches.acquire().await.ok();
         let loading = store.load(&self.life.account, &self.life.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
@@ -193,8 +200,9 @@ impl<S: TokenSource> Keeper<S> {
                 None
             }
         };
+        drop(permit);
         let (now, wall) = (Instant::now(), self.life.clock.read());
-        if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(CLOCK_JUMP)) {
+        if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
             // A clock that was set back while we were away must not make a token immortal.
             let left = stored.expires_at.since(wall).min(LIVES_MAX);
             let token = Token {
@@ -242,7 +250,7 @@ impl<S: TokenSource> Keeper<S> {
         let (now, wall) = (Instant::now(), self.life.clock.read());
         let (anchor, anchor_wall) = self.anchor;
         let expected = anchor_wall.plus(now.saturating_duration_since(anchor));
-        if wall.since(expected).max(expected.since(wall)) <= CLOCK_JUMP {
+        if wall.since(expected).max(expected.since(wall)) <= JUMP {
             return false;
         }
         self.anchor = (now, wall);
@@ -289,7 +297,7 @@ impl<S: TokenSource> Keeper<S> {
         let (begun, wall) = self.anchor;
         let newest = self.shared.cell.newest();
         let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
-        let is_stale = self.previous.as_ref().is_some_and(|previous| previous.is_same(&grant.token));
+        let is_stale = self.previous.is_some_and(|previous| previous == grant.token.digest());
         if !is_same && is_stale && self.shared.cell.alive().is_some() {
             return Ending::Same;
         }
@@ -308,15 +316,15 @@ impl<S: TokenSource> Keeper<S> {
         }
         if let Some(old) = newest {
             let left = old.left(Instant::now(), self.life.clock.read());
-            if left > schedule::WINDOW + CLOCK_JUMP {
+            if left > schedule::WINDOW + JUMP {
                 self.shared.record.notes().counts.invalid_early += 1;
             }
-            self.previous = Some(old.access_token.clone());
+            self.previous = Some(old.access_token.digest());
         }
         info!(
             account = %self.life.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
             fingerprint = %token.access_token.fingerprint(),
-            before = self.previous.as_ref().map(|token| tracing::field::display(token.fingerprint())),
+            before = self.previous.map(|token| tracing::field::display(token.fingerprint())),
             "renewed the token"
         );
         Ending::Renewed
@@ -324,18 +332,17 @@ impl<S: TokenSource> Keeper<S> {
 
     /// Tells the saver, which works beside this loop, unless the store knows as much already.
     fn save(&self, token: &Token) {
-        let known = self.saves.borrow().as_ref().is_some_and(|saved| {
-            let moved =
-                saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
-            saved.access_token.is_same(&token.access_token) && moved <= END_MOVES
+        let known = self.saves.look(|saved| {
+            saved.as_ref().is_some_and(|saved| {
+                let moved =
+                    saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
+                saved.access_token.is_same(&token.access_token) && moved <= END_MOVES
+            })
         });
         if !known {
-            self.saves.send_replace(Some(Stored {
-                access_token: token.access_token.clone(),
-                obtained_at: token.obtained_at,
-                expires_at: token.expires_at,
-                fence: 0,
-            }));
+            let Token { access_token, obtained_at, expires_at, .. } = token.clone();
+            let stored = Stored { access_token, obtained_at, expires_at, fence: 0 };
+            self.saves.send_modify(|saved| *saved = Some(stored));
         }
     }
 
@@ -350,9 +357,9 @@ impl<S: TokenSource> Keeper<S> {
         }
         let shown = ending.shown(self.life.clock.read());
         let mut notes = self.shared.record.notes();
-        *notes.counts.fetches.entry(shown.word).or_default() += 1;
+        notes.counts.fetched(shown.word);
         notes.failures = self.failures;
-        notes.last = Some(shown);
+        notes.note(shown);
     }
 
     fn plan(&mut self, turn: Turn) {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::types::{AccountName, Generation};
@@ -35,17 +35,20 @@ use crate::types::{AccountName, Generation};
 pub mod schedule;
 
 mod cell;
+mod clock;
 mod hush;
 mod keeper;
 mod saver;
 pub mod source;
 mod status;
 pub mod store;
+mod watch;
 
-pub use cell::{Guard, Token, WallClock};
+pub use cell::{Guard, Token};
+pub use clock::WallClock;
 pub use keeper::{KeeperTask, Life, start};
 pub use source::{SourceError, StableTokenSource, TokenSource, http_client};
-pub use status::{Counts, Ending, LastEnding, Status};
+pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore};
 
 use cell::Cell;
@@ -85,7 +88,8 @@ pub(crate) struct Shared {
     cell: Cell,
     record: Record,
     hushed: Hushed,
-    /// The highest generation that was asked about, and the bell beside it: together a queue of length one.
+    /// One more than the highest generation that was asked about, 0 for none, and the bell beside it: together a
+    /// queue of length one.
     asked: AtomicU64,
     bell: Notify,
     progress: watch::Receiver<Progress>,
@@ -158,7 +162,7 @@ impl TokenHandle {
 
     /// What operators see.
     pub fn status(&self) -> Status {
-        let progress = self.0.progress.borrow().clone();
+        let progress = self.0.progress.look(Progress::clone);
         let token = self.0.cell.newest();
         let notes = self.0.record.notes();
         Status {
@@ -168,12 +172,22 @@ impl TokenHandle {
             fingerprint: token.as_ref().map(|token| token.access_token.fingerprint()),
             obtained_at: token.as_ref().map(|token| token.obtained_at),
             expires_at: token.as_ref().map(|token| token.expires_at),
-            last: notes.last.clone(),
+            last: notes.last(),
             failures: notes.failures,
             in_flight: progress.in_flight(),
             next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
-            counts: notes.counts.clone(),
+            counts: Counts::of(&notes.counts),
         }
+    }
+
+    /// Whether a token is alive: what [`Self::status`] says too, at a hundredth of its price.
+    pub fn is_alive(&self) -> bool {
+        self.0.cell.alive().is_some()
+    }
+
+    /// Whether the last attempt failed.
+    pub fn is_failing(&self) -> bool {
+        self.0.record.notes().failures > 0
     }
 
     /// The account.
@@ -184,7 +198,7 @@ impl TokenHandle {
     async fn next_alive(&self) -> Result<Arc<Token>, NoToken> {
         let mut progress = self.0.progress.clone();
         loop {
-            let seen = progress.borrow_and_update().clone();
+            let seen = progress.take_in();
             if let Some(token) = self.0.cell.alive() {
                 return Ok(token);
             }
@@ -201,9 +215,9 @@ impl TokenHandle {
 
     async fn renewed(&self, generation: Generation) -> Renewal {
         let mut progress = self.0.progress.clone();
-        let started_before = progress.borrow().started;
+        let started_before = progress.look(|progress| progress.started);
         loop {
-            let seen = progress.borrow_and_update().clone();
+            let seen = progress.take_in();
             if let Some(token) = self.newer(generation) {
                 return Renewal::Newer(token);
             }
@@ -234,7 +248,7 @@ impl TokenHandle {
 impl Shared {
     /// Asks the keeper; never waits. Asked twice is asked once.
     fn ask(&self, generation: Generation) {
-        self.asked.fetch_max(generation.0, Ordering::SeqCst);
+        self.asked.fetch_max(generation.0.saturating_add(1), Ordering::SeqCst);
         self.bell.notify_one();
     }
 
@@ -245,7 +259,7 @@ impl Shared {
     }
 
     fn no_token(&self, why: &'static str) -> NoToken {
-        let wait = self.progress.borrow().next.at.saturating_duration_since(Instant::now());
+        let wait = self.progress.look(|progress| progress.next.at).saturating_duration_since(Instant::now());
         NoToken { retry_after: Duration::from_secs(wait.as_secs().saturating_add(1)), why }
     }
 }

@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Shared;
 use super::keeper::STORE_MAX;
 use super::store::{Stored, TokenStore};
+use super::{Shared, watch};
 use crate::types::AppId;
 
 /// A token that could not be stored is tried again after this long.
@@ -29,16 +28,17 @@ pub(super) async fn save_all<T: TokenStore>(
     let mut again = false;
     loop {
         let changed = if again {
-            timeout(SAVE_AGAIN, saves.changed()).await.unwrap_or(Ok(()))
+            Box::pin(timeout(SAVE_AGAIN, saves.changed())).await.unwrap_or(Ok(()))
         } else {
             saves.changed().await
         };
         if changed.is_err() {
             return;
         }
-        let Some(stored) = saves.borrow_and_update().clone() else { continue };
-        let saving = store.save(&shared.account, app_id, &stored);
-        let failed = match timeout(STORE_MAX, saving).await {
+        let Some(stored) = saves.take_in() else { continue };
+        // On the heap while it lasts: between two saves there is nothing to keep.
+        let saving = Box::pin(timeout(STORE_MAX, store.save(&shared.account, app_id, &stored)));
+        let failed = match saving.await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store took too long".to_owned()),

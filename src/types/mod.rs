@@ -8,5 +8,5 @@ mod secret;
 mod time;
 
 pub use id::{AccountName, AppId, ClientName, Generation, NameError, RequestId};
-pub use secret::{AccessToken, AppSecret, ClientKey, Fingerprint, TokenTextError};
+pub use secret::{AccessToken, AppSecret, ClientKey, Fingerprint, TokenDigest, TokenTextError};
 pub use time::UnixSeconds;

@@ -21,6 +21,10 @@ pub struct AppSecret(Arc<Zeroizing<String>>);
 #[derive(Clone)]
 pub struct AccessToken(Arc<Zeroizing<String>>);
 
+/// The SHA-256 of an access token: tells whether another one is the same, and cannot be used as one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
+
 /// A client's key to weigate, as made by `weigate key`.
 #[derive(Clone)]
 pub struct ClientKey(Zeroizing<String>);
@@ -115,6 +119,11 @@ impl AccessToken {
         &self.0
     }
 
+    /// The digest of the token.
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0.as_bytes()).into())
+    }
+
     /// The fingerprint of the token.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.0)
@@ -130,6 +139,22 @@ impl AccessToken {
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AccessToken({})", self.fingerprint())
+    }
+}
+
+// === impl TokenDigest ===
+
+impl TokenDigest {
+    /// The fingerprint of the token.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let [a, b, c, ..] = self.0;
+        Fingerprint([a, b, c])
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenDigest({})", self.fingerprint())
     }
 }
 

@@ -128,6 +128,9 @@ async fn the_metrics_are_well_formed_and_named_with_their_units() {
     // What is counted stands in the name; these say how many there are, or are no quantities.
     let without_unit = [
         "weigate_config_reload_successful",
+        "weigate_accounts",
+        "weigate_accounts_alive",
+        "weigate_accounts_failing",
         "weigate_connections",
         "weigate_requests_in_flight",
         "weigate_upstream_connections",

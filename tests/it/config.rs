@@ -340,7 +340,8 @@ fn base_dir() -> tempfile::TempDir {
     base
 }
 
-const LIMITS: [(&str, &str, u64, u64); 22] = [
+const LIMITS: [(&str, &str, u64, u64); 23] = [
+    ("admin", "metrics_accounts_max", 0, 100_000),
     ("server", "workers", 1, 1024),
     ("server.limits", "connections_max", 1, 1_000_000),
     ("server.limits", "handshake_ms_max", 100, 60_000),

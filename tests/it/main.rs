@@ -29,6 +29,7 @@ mod raw;
 mod reload;
 mod restart;
 mod sandbox;
+mod scale;
 mod sdk;
 mod secrets;
 mod stopping;

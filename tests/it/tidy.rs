@@ -109,6 +109,7 @@ fn every_number_in_the_configuration_has_its_unit_and_its_bound_in_its_name() {
         "token_waiters_max",
         "idle_connections_max",
         "requests_at_once_max",
+        "metrics_accounts_max",
     ];
     for name in numbers {
         let has_unit = ["_ms_max", "_bytes_max", "_per_s", "_ms_min", "_s_max", "_per_s_min"]

@@ -12,7 +12,7 @@ mod tls;
 mod upstream;
 
 pub(super) use files::why_unreadable;
-pub(super) use server::{ADMIN_DEFAULT, SERVER_DEFAULT};
+pub(super) use server::{ADMIN_DEFAULT, METRICS_ACCOUNTS_MAX, SERVER_DEFAULT};
 pub use tls::{ClientTrustError, client_verifier};
 
 use std::ffi::OsString;

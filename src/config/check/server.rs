@@ -57,7 +57,13 @@ impl Checker<'_> {
         if *address != ListenAddress::Tcp(ADMIN_DEFAULT) {
             self.note("admin.listen", address);
         }
-        Some(Admin { listen: listen.into_inner() })
+        let metrics_accounts_max = self.count(
+            "admin.metrics_accounts_max",
+            file.metrics_accounts_max.as_ref(),
+            METRICS_ACCOUNTS_MAX,
+            0..=100_000,
+        );
+        Some(Admin { listen: listen.into_inner(), metrics_accounts_max })
     }
 
     fn listen_addresses(&mut self, written: Option<&file::Texts>) -> Vec<Spanned<ListenAddress>> {
@@ -238,6 +244,8 @@ pub(super) fn is_loopback(ip: IpAddr) -> bool {
 
 pub(in crate::config) const SERVER_DEFAULT: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+
+pub(in crate::config) const METRICS_ACCOUNTS_MAX: usize = 1000;
 
 pub(in crate::config) const ADMIN_DEFAULT: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);

@@ -12,6 +12,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,7 +48,7 @@ pub enum SourceError {
 #[derive(Debug)]
 pub struct StableTokenSource {
     client: reqwest::Client,
-    urls: Vec<String>,
+    hosts: Arc<[UpstreamHost]>,
     app_id: AppId,
     app_secret: AppSecret,
 }
@@ -138,15 +139,11 @@ impl StableTokenSource {
     /// For one account. `hosts` are tried in order, the next one when one cannot be connected to.
     pub fn new(
         client: reqwest::Client,
-        hosts: &[UpstreamHost],
+        hosts: Arc<[UpstreamHost]>,
         app_id: AppId,
         app_secret: AppSecret,
     ) -> Self {
-        let url = |host: &UpstreamHost| {
-            let scheme = if host.tls { "https" } else { "http" };
-            format!("{scheme}://{}{}", host.authority(), token_call::PATH)
-        };
-        Self { client, urls: hosts.iter().map(url).collect(), app_id, app_secret }
+        Self { client, hosts, app_id, app_secret }
     }
 
     async fn call(&self, url: &str, body: Bytes) -> Result<Grant, SourceError> {
@@ -170,8 +167,10 @@ impl TokenSource for StableTokenSource {
     async fn fetch(&self, mode: Mode) -> Result<Grant, SourceError> {
         let body = Bytes::copy_from_slice(&token_call::encode(mode, &self.app_id, &self.app_secret));
         let mut last = SourceError::Unreachable(Box::new(NoHost));
-        for url in &self.urls {
-            match self.call(url, body.clone()).await {
+        for host in self.hosts.iter() {
+            let scheme = if host.tls { "https" } else { "http" };
+            let url = format!("{scheme}://{}{}", host.authority(), token_call::PATH);
+            match self.call(&url, body.clone()).await {
                 Err(SourceError::Unreachable(cause)) if is_connect(cause.as_ref()) => {
                     last = SourceError::Unreachable(cause);
                 }

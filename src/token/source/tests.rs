@@ -25,7 +25,7 @@ fn host(port: u16, tls: bool) -> UpstreamHost {
 
 fn source(hosts: &[UpstreamHost]) -> StableTokenSource {
     let secret = AppSecret::new("5ecre7-canary".to_owned());
-    StableTokenSource::new(client(), hosts, AppId::parse("wx1").unwrap(), secret)
+    StableTokenSource::new(client(), hosts.into(), AppId::parse("wx1").unwrap(), secret)
 }
 
 /// Answers one connection with `reply` and hands out the request's text.

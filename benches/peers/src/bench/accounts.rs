@@ -28,7 +28,11 @@ pub fn run(bench: &Bench, report: &mut Report) -> Anyhow<()> {
         return Ok(());
     }
     for round in 1..=bench.options.rounds {
-        let mut sizes = [1, bench.options.accounts];
+        // One, the crowd, and a tenth of it: what grows with the number shows in three points.
+        let mut sizes = vec![1, bench.options.accounts / 10, bench.options.accounts];
+        sizes.retain(|accounts| *accounts > 0);
+        sizes.sort_unstable();
+        sizes.dedup();
         fastrand::shuffle(&mut sizes);
         for accounts in sizes {
             one(bench, report, accounts, round)?;
