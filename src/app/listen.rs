@@ -1,5 +1,12 @@
 //! Binds every listening socket before anything starts, so that a port that is taken ends the process while nothing
-//! has happened yet.
+//! has happened yet. Nobody can connect before [`Listeners::listen`].
+//!
+//! # Why a second process is refused, and how it is not
+//!
+//! The workers' sockets share a port (`SO_REUSEPORT`), which any process of the same user could join without a word. So
+//! the first is bound alone, which fails beside another process, and opened to sharing only then. A process that is to
+//! take over joins on purpose: the kernel gives connections to both until the old one stops. Its admin address it gets
+//! when the old one has ended. A unix socket is put in the place of the old one's by a rename, which takes no time.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,7 +14,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::{Config, ListenAddress};
 use crate::proxy::worker::Bound;
@@ -21,11 +28,31 @@ pub struct Listeners {
     /// One list for each worker.
     pub workers: Vec<Vec<Bound>>,
     /// The operators' own.
-    pub admin: Option<Bound>,
+    pub admin: Option<AdminSocket>,
+    /// Another process serves at the same addresses until it is told to stop.
+    pub takes_over: bool,
     /// Where clients connect, ports filled in.
     pub server_addresses: Vec<ListenAddress>,
     /// Where operators connect, port filled in.
     pub admin_address: Option<ListenAddress>,
+}
+
+/// The admin listener's socket.
+#[derive(Debug)]
+pub enum AdminSocket {
+    /// It is there.
+    Bound(Bound),
+    /// Somebody has the address, and will let go of it.
+    Later(ListenAddress),
+}
+
+/// Whether another weigate may be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// An address that is taken is a fault.
+    Alone,
+    /// Beside a weigate that serves the same configuration and is about to be told to stop.
+    TakeOver,
 }
 
 /// A socket that could not be bound.
@@ -42,38 +69,77 @@ pub struct ListenError {
 ///
 /// Each worker has a TCP socket of its own on the same port (`SO_REUSEPORT`), and the kernel spreads connections over
 /// them. A unix socket is one socket that all workers accept from.
-pub fn bind(config: &Config) -> Result<Listeners, ListenError> {
+pub fn bind(config: &Config, start: Start) -> Result<Listeners, ListenError> {
     let mut workers: Vec<Vec<Bound>> = (0..config.server.workers).map(|_| Vec::new()).collect();
     let mut server_addresses = Vec::new();
     for address in &config.server.listen {
         let fault = |source| ListenError { address: address.clone(), source };
-        server_addresses.push(bind_for_all(address, &mut workers).map_err(fault)?);
+        server_addresses.push(bind_for_all(address, &mut workers, start).map_err(fault)?);
     }
     let mut admin = None;
     let mut admin_address = None;
     if let Some(settings) = &config.admin {
         let fault = |source| ListenError { address: settings.listen.clone(), source };
-        let (bound, address) = match &settings.listen {
-            ListenAddress::Tcp(address) => {
-                let listener = tcp(*address, false).map_err(fault)?;
-                let address = listener.local_addr().map_err(fault)?;
-                (Bound::Tcp(listener), ListenAddress::Tcp(address))
+        let (socket, address) = match bind_admin(&settings.listen) {
+            Ok((bound, address)) => (AdminSocket::Bound(bound), address),
+            Err(error) if start == Start::TakeOver && error.kind() == io::ErrorKind::AddrInUse => {
+                (AdminSocket::Later(settings.listen.clone()), settings.listen.clone())
             }
-            ListenAddress::Unix(path) => (Bound::Unix(unix(path).map_err(fault)?), settings.listen.clone()),
+            Err(error) => return Err(fault(error)),
         };
-        admin = Some(bound);
+        admin = Some(socket);
         admin_address = Some(address);
     }
-    Ok(Listeners { workers, admin, server_addresses, admin_address })
+    Ok(Listeners { workers, admin, takes_over: start == Start::TakeOver, server_addresses, admin_address })
+}
+
+/// Binds the operators' socket, which nobody shares; says which port it became.
+pub(super) fn bind_admin(address: &ListenAddress) -> io::Result<(Bound, ListenAddress)> {
+    match address {
+        ListenAddress::Tcp(address) => {
+            let socket = tcp(*address, Sharing::Never)?;
+            let address = socket.local_addr()?;
+            Ok((Bound::Tcp(socket), ListenAddress::Tcp(address)))
+        }
+        ListenAddress::Unix(path) => Ok((Bound::Unix(unix(path, Start::Alone)?), address.clone())),
+    }
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// Lets clients and operators connect.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        let admin = self.admin.iter().filter_map(|socket| match socket {
+            AdminSocket::Bound(bound) => Some(bound),
+            AdminSocket::Later(_) => None,
+        });
+        self.workers.iter().flatten().chain(admin).try_for_each(listen)
+    }
+}
+
+/// Lets others connect to a socket.
+pub(super) fn listen(bound: &Bound) -> io::Result<()> {
+    match bound {
+        Bound::Tcp(socket) => SockRef::from(socket).listen(BACKLOG),
+        // It listens since it was bound.
+        Bound::Unix(_) => Ok(()),
+    }
 }
 
 /// Gives each worker a socket at `address`; says which port it became.
-fn bind_for_all(address: &ListenAddress, workers: &mut [Vec<Bound>]) -> io::Result<ListenAddress> {
+fn bind_for_all(
+    address: &ListenAddress,
+    workers: &mut [Vec<Bound>],
+    start: Start,
+) -> io::Result<ListenAddress> {
     match address {
         ListenAddress::Tcp(address) => {
             let mut address = *address;
-            for listeners in workers {
-                let listener = tcp(address, true)?;
+            for (index, listeners) in workers.iter_mut().enumerate() {
+                let is_first = index == 0 && start == Start::Alone;
+                let sharing = if is_first { Sharing::OnceBound } else { Sharing::Joins };
+                let listener = tcp(address, sharing)?;
                 // Port 0 becomes a port with the first worker; the others share it.
                 address = listener.local_addr()?;
                 listeners.push(Bound::Tcp(listener));
@@ -81,7 +147,7 @@ fn bind_for_all(address: &ListenAddress, workers: &mut [Vec<Bound>]) -> io::Resu
             Ok(ListenAddress::Tcp(address))
         }
         ListenAddress::Unix(path) => {
-            let listener = unix(path)?;
+            let listener = unix(path, start)?;
             for listeners in workers {
                 listeners.push(Bound::Unix(listener.try_clone()?));
             }
@@ -90,28 +156,54 @@ fn bind_for_all(address: &ListenAddress, workers: &mut [Vec<Bound>]) -> io::Resu
     }
 }
 
-fn tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+/// Who else may have a TCP socket's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// Nobody.
+    Never,
+    /// Nobody has it before; others may join.
+    OnceBound,
+    /// Others that share it have it perhaps.
+    Joins,
+}
+
+/// A bound socket that does not listen yet.
+fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(is_shared)?;
+    socket.set_reuse_port(sharing == Sharing::Joins)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    if sharing == Sharing::OnceBound {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// Binds a unix socket. One that a dead process left behind is removed; one that answers is somebody's.
-fn unix(path: &Path) -> io::Result<UnixListener> {
+/// Binds a unix socket. One that a dead process left behind is removed; one that answers is somebody's, and is replaced
+/// only by who takes over.
+fn unix(path: &Path, start: Start) -> io::Result<UnixListener> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".next");
+    let mut bind_at = path;
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        if UnixStream::connect(path).is_ok() {
+        if UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path)?;
+        } else if start == Start::TakeOver {
+            bind_at = Path::new(&aside);
+            // Left by one that did not get this far.
+            let _removed = std::fs::remove_file(bind_at);
+        } else {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(bind_at)?;
     listener.set_nonblocking(true)?;
+    if bind_at != path {
+        std::fs::rename(bind_at, path)?;
+    }
     Ok(listener)
 }

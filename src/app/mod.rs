@@ -6,6 +6,7 @@ mod listen;
 mod metrics;
 pub mod online;
 mod reload;
+mod takeover;
 mod tls;
 
 use std::io;
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 pub use crate::admin::Outcome as ReloadOutcome;
 pub use crate::proxy::worker::Phase;
 pub use accounts::Accounts;
-pub use listen::{ListenError, Listeners, bind};
+pub use listen::{AdminSocket, ListenError, Listeners, Start, bind};
 use reload::Standing;
 
 use crate::admin;
@@ -89,12 +90,17 @@ impl App {
     /// Starts everything. Must be called on the runtime that keepers and the admin listener are to run on.
     pub async fn start(config: Config, listeners: Listeners) -> Result<Self, AppError> {
         check_spool(&config)?;
-        let store = ConfiguredStore::open(&config.store)?;
+        let open = if listeners.takes_over { ConfiguredStore::open_beside } else { ConfiguredStore::open };
+        let store = open(&config.store)?;
         let signer = Signer::new(&placeholder_key(&config, &store).await?);
         let upstream_tls = upstream::tls_config(config.upstream.ca_pem.as_deref())?;
         let token_client = token::http_client(upstream_tls.clone()).map_err(|_| AppError::TokenClient)?;
-        let mut accounts = Accounts::new(store, token_client);
+        let mut accounts = Accounts::new(store.clone(), token_client);
         accounts.follow(&config).await;
+        if listeners.takes_over {
+            takeover::until_ready(&accounts.tokens()).await;
+        }
+        listeners.listen().map_err(|source| AppError::Io { doing: "listening", source })?;
 
         let tls = config.server.tls.as_ref().map(tls::server).transpose()?;
         let first = Arc::new(accounts.snapshot(&config, signer.clone(), tls.clone()));
@@ -142,11 +148,7 @@ impl App {
             ),
             reload: ask_reload,
         };
-        let mut beside = tokio::task::JoinSet::new();
-        if let Some(bound) = listeners.admin {
-            beside.spawn(serve_admin(bound, seen)?);
-        }
-        beside.spawn(reload::watch_certificate(Arc::clone(&standing)));
+        let mut beside = beside(listeners.admin, listeners.takes_over, seen, store, Arc::clone(&standing))?;
         beside.spawn(accounts::report_until_ready(accounts.tokens()));
         Ok(Self {
             accounts,
@@ -266,6 +268,28 @@ async fn bury(snapshot: Arc<Snapshot>) {
     while Arc::strong_count(&snapshot) > 1 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Starts what runs beside the workers: the admin listener, a look at the certificate now and then, and what is left to
+/// take over.
+fn beside(
+    admin: Option<AdminSocket>,
+    takes_over: bool,
+    seen: admin::Seen,
+    store: ConfiguredStore,
+    standing: Arc<Standing>,
+) -> Result<tokio::task::JoinSet<()>, AppError> {
+    let mut beside = tokio::task::JoinSet::new();
+    match admin {
+        Some(AdminSocket::Bound(bound)) => drop(beside.spawn(serve_admin(bound, seen)?)),
+        Some(AdminSocket::Later(address)) => drop(beside.spawn(takeover::serve_admin(address, seen))),
+        None => {}
+    }
+    if takes_over {
+        beside.spawn(takeover::own_store(store));
+    }
+    beside.spawn(reload::watch_certificate(standing));
+    Ok(beside)
 }
 
 /// Makes sure that a body can be held when the first large one comes.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use weigate::app::{self, App};
+use weigate::app::{self, App, Start};
 use weigate::clients;
 use weigate::config::{Config, ListenAddress, Loaded, UpstreamHost, Watch};
 use weigate::sandbox::{Sandbox, SandboxOptions};
@@ -23,6 +23,10 @@ pub(crate) struct Options {
     /// Stand in front of the built-in WeChat sandbox instead of a configuration: one account, one client key
     #[arg(long)]
     sandbox: bool,
+    /// Start beside a weigate that serves the same configuration; tell that one to stop (SIGTERM) when this one says that
+    /// it serves
+    #[arg(long, conflicts_with = "sandbox")]
+    take_over: bool,
     /// With --sandbox: where clients connect
     #[arg(long, value_name = "ADDRESS", requires = "sandbox")]
     listen: Option<SocketAddr>,
@@ -37,11 +41,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.sandbox {
         return Ok(runtime()?.block_on(serve_sandbox(options))?);
     }
+    let start = if options.take_over { Start::TakeOver } else { Start::Alone };
     let mut watch = Watch::new(&options.file.config);
     let loaded = load(&options.file.config, || watch.load())?;
     tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
     announce(&loaded);
-    Ok(runtime()?.block_on(serve(loaded.config, watch))?)
+    Ok(runtime()?.block_on(serve(loaded.config, watch, start))?)
 }
 
 /// No core file with secrets in it, no other process of this user that reads our memory, and as many file
@@ -64,10 +69,10 @@ fn announce(loaded: &Loaded) {
     }
 }
 
-async fn serve(config: Config, mut watch: Watch) -> anyhow::Result<()> {
+async fn serve(config: Config, mut watch: Watch, start: Start) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let listeners = app::bind(&config)?;
+    let listeners = app::bind(&config, start)?;
     for address in &listeners.server_addresses {
         tracing::info!(%address, "clients connect here");
     }
@@ -152,7 +157,7 @@ async fn serve_sandbox(options: &Options) -> anyhow::Result<()> {
         admin.listen = ListenAddress::Tcp(listen);
     }
     tracing::subscriber::set_global_default(log::subscriber(&config.log))?;
-    let listeners = app::bind(&config)?;
+    let listeners = app::bind(&config, Start::Alone)?;
     let proxy = listeners.server_addresses.first().map(ToString::to_string).unwrap_or_default();
     let admin = listeners.admin_address.as_ref().map(ToString::to_string).unwrap_or_default();
     let control = sandbox.control_address().map(|address| address.to_string()).unwrap_or_default();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     pub(super) permits: Arc<Semaphore>,
     pub(super) pseudonym: Arc<str>,
     pub(super) is_draining: Cell<bool>,
+    /// Said once: no more connections than have arrived.
+    pub(super) closes: Notify,
     view: RefCell<Rc<View>>,
     next_request: Cell<u64>,
     refusals_logged: Cell<(Option<Instant>, u32)>,
@@ -107,9 +109,13 @@ pub(super) struct RouteEntry {
     token: RefCell<Option<Rc<Token>>>,
 }
 
-/// After the word to stop, idle connections stay open and new ones are accepted for this long, so that a client that
-/// sends at that very instant is served.
-const STOP_GRACE: Duration = Duration::from_millis(300);
+/// After the word to stop, new connections are accepted for this long: whoever sends them here is about to hear of it.
+const ACCEPT_GRACE: Duration = Duration::from_millis(200);
+/// Then idle connections stay open for this long, so that a client that sends at that very instant, or was the last to
+/// be accepted, is served.
+const IDLE_GRACE: Duration = Duration::from_millis(200);
+/// What has arrived is accepted within this; it takes longer only where connections have run out.
+const LAST_ACCEPTS_MAX: Duration = Duration::from_secs(1);
 
 /// Held bodies are written by at most this many threads of a worker.
 const BLOCKING_THREADS_MAX: usize = 8;
@@ -148,6 +154,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         permits: setup.permits,
         pseudonym: setup.pseudonym,
         is_draining: Cell::new(false),
+        closes: Notify::new(),
         view: RefCell::new(Rc::new(View::of(&mut snapshot))),
         next_request: Cell::new(fastrand::u64(..)),
         refusals_logged: Cell::new((None, 0)),
@@ -155,12 +162,9 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     // The other side is only gone when the start has failed elsewhere; the phase will say so.
     let _told = started.send(worker.upstream.stats());
 
-    let accepting: Vec<_> = listeners
+    let mut accepting: Vec<_> = listeners
         .into_iter()
-        .map(|listener| {
-            let listener = Rc::new(listener);
-            tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener))
-        })
+        .map(|listener| tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener)))
         .collect();
     let housekeeping = tokio::task::spawn_local(keep_house(Rc::clone(&worker), snapshot));
 
@@ -170,7 +174,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     worker.is_draining.set(true);
     let cut = async { drop(last_phase.wait_for(|phase| *phase >= Phase::Cut).await) };
     tokio::select! {
-        () = drain(&worker, &accepting) => {}
+        () = drain(&worker, &mut accepting) => {}
         () = cut => {}
     }
     housekeeping.abort();
@@ -208,9 +212,19 @@ async fn keep_house(worker: Rc<Worker>, mut snapshot: watch::Receiver<Arc<Snapsh
 }
 
 /// Ends when no connection has anything left to say.
-async fn drain(worker: &Worker, accepting: &[tokio::task::JoinHandle<()>]) {
-    tokio::time::sleep(STOP_GRACE).await;
+///
+/// # Why what has arrived is accepted before a listener closes
+///
+/// The kernel resets connections that wait to be accepted when their listener closes, also where another process listens
+/// at the same port (unless `net.ipv4.tcp_migrate_req` is on). What is left is a handshake that is half done at that
+/// instant; sockets of systemd's, which do not close, have not even that.
+async fn drain(worker: &Worker, accepting: &mut [tokio::task::JoinHandle<()>]) {
+    tokio::time::sleep(ACCEPT_GRACE).await;
+    worker.closes.notify_waiters();
+    let last = futures_util::future::join_all(accepting.iter_mut());
+    let _closed = tokio::time::timeout(LAST_ACCEPTS_MAX, last).await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    tokio::time::sleep(IDLE_GRACE).await;
     worker.connections.end_all(Ending::Polite);
     while !worker.connections.are_drained(Instant::now()) {
         tokio::time::sleep(Duration::from_millis(10)).await;

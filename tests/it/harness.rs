@@ -220,7 +220,7 @@ impl Proxy {
     /// Starts what `dir` configures in its `proxy.toml`, without waiting until it is ready.
     pub(crate) async fn begin(dir: Arc<tempfile::TempDir>) -> Self {
         let loaded = config::load(&dir.path().join("proxy.toml")).unwrap_or_else(|faults| panic!("{faults}"));
-        let listeners = app::bind(&loaded.config).unwrap();
+        let listeners = app::bind(&loaded.config, app::Start::Alone).unwrap();
         let addresses = listeners.server_addresses.clone();
         let address = addresses.iter().find_map(tcp);
         let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9)));

@@ -22,6 +22,13 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
+/// A listener on its way out.
+#[derive(Debug)]
+pub(super) enum Last {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
 /// A client's socket, as accepted.
 #[derive(Debug)]
 pub(crate) enum Plain {
@@ -59,6 +66,43 @@ impl Listener {
                 Ok(Plain::Tcp(stream))
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Plain::Unix(stream)),
+        }
+    }
+}
+
+impl Listener {
+    /// Stops waiting; what has arrived can still be accepted.
+    pub(super) fn into_last(self) -> io::Result<Last> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(Last::Tcp),
+            Self::Unix(listener) => listener.into_std().map(Last::Unix),
+        }
+    }
+}
+
+// === impl Last ===
+
+impl Last {
+    /// The next connection that has arrived; the listener is to be dropped as soon as there is none.
+    pub(super) fn accept(&mut self) -> Option<Plain> {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
+                    stream.set_nonblocking(true)?;
+                    let _set = stream.set_nodelay(true);
+                    TcpStream::from_std(stream).map(Plain::Tcp)
+                }),
+                Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
+                    stream.set_nonblocking(true)?;
+                    UnixStream::from_std(stream).map(Plain::Unix)
+                }),
+            };
+            match accepted {
+                Ok(stream) => return Some(stream),
+                // It went away while it waited; those behind it have not.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return None,
+            }
         }
     }
 }

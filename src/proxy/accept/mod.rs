@@ -38,19 +38,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Accepts until it is dropped.
-pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
+/// Accepts until the worker closes its listeners, and then what has arrived until then.
+pub(super) async fn accept(worker: Rc<Worker>, listener: Listener) {
     let mut is_failing = false;
+    let mut closes = pin!(worker.closes.notified());
+    // It counts from here on, not from when it is first waited for.
+    closes.as_mut().enable();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = closes.as_mut() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok(stream) => {
                 is_failing = false;
                 let Some(permit) = permit(&worker).await else { return };
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move {
-                    serve(&worker, stream).await;
-                    drop(permit);
-                });
+                spawn(&worker, stream, permit);
             }
             Err(error) => {
                 worker.counts.accept_errors.one();
@@ -65,6 +69,20 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Rc<Listener>) {
             }
         }
     }
+    // The runtime's own accept knows only what it has been told; this asks the kernel.
+    let Ok(mut last) = listener.into_last() else { return };
+    while let Some(stream) = last.accept() {
+        let Some(permit) = permit(&worker).await else { return };
+        spawn(&worker, stream, permit);
+    }
+}
+
+fn spawn(worker: &Rc<Worker>, stream: Plain, permit: OwnedSemaphorePermit) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        serve(&worker, stream).await;
+        drop(permit);
+    });
 }
 
 /// Leave to serve one more connection. Where there is none, idle ones make room; meanwhile this one waits, and the

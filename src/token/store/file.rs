@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/             0700
-//!   .lock          held while the process lives; a second process is refused
+//!   .lock          held while the process lives; a second process is refused, or, where it is to take over, reads
+//!                  only until the first has ended
 //!   NAME.token     0600   weigate-token 1 SHA-256-of-the-rest, a line feed, JSON
 //!   NAME.blob      0600   weigate-blob 1 SHA-256-of-the-rest, a line feed, the bytes
 //!   .NAME.tmp      a write that was cut off; cleared at the next start
@@ -41,8 +42,9 @@ struct Dir {
     path: PathBuf,
     /// One write at a time, so that a slow one cannot overtake a later one.
     writing: Mutex<()>,
-    /// Locked as long as it is open.
-    _lock: File,
+    lock_path: PathBuf,
+    /// Locked as long as it is open; `None`: another process has it still.
+    lock: Mutex<Option<File>>,
 }
 
 /// A token's file, after its first line.
@@ -82,6 +84,13 @@ const BAD_FILES_MAX: usize = 4;
 impl FileStore {
     /// Opens the directory, makes it (mode 0700) if it is missing, and clears what cut-off writes left. Blocks.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let store = Self::open_beside(dir)?;
+        if store.0.has_lock()? { Ok(store) } else { Err(StoreError::InUse(dir.to_owned())) }
+    }
+
+    /// The same, but where another process has the directory, that is no fault: until it has ended, this store reads
+    /// and does not write ([`StoreError::InUse`]). Blocks.
+    pub fn open_beside(dir: &Path) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -91,22 +100,19 @@ impl FileStore {
         if mode & 0o077 != 0 {
             warn!(dir = %dir.display(), mode = format!("{:o}", mode & 0o777), "others can enter the state directory: chmod 700 it");
         }
-        let lock_path = dir.join(".lock");
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(fault("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(dir.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(fault("lock", &lock_path)(error)),
-        }
-        let store = Dir { path: dir.to_owned(), writing: Mutex::new(()), _lock: lock };
-        store.clear_cut_off_writes()?;
+        let store = Dir {
+            path: dir.to_owned(),
+            writing: Mutex::new(()),
+            lock_path: dir.join(".lock"),
+            lock: Mutex::new(None),
+        };
+        store.has_lock()?;
         Ok(Self(Arc::new(store)))
+    }
+
+    /// Whether this process has the directory to itself; takes it if nobody has. Blocks.
+    pub fn is_own(&self) -> Result<bool, StoreError> {
+        self.0.has_lock()
     }
 
     /// Runs what blocks where it may.
@@ -144,6 +150,35 @@ impl TokenStore for FileStore {
 // === impl Dir ===
 
 impl Dir {
+    /// Whether we have the lock, which is taken where it is free.
+    fn has_lock(&self) -> Result<bool, StoreError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(true);
+        }
+        let path = &self.lock_path;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(fault("open", path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(fault("lock", path)(error)),
+        }
+        *held = Some(lock);
+        drop(held);
+        self.clear_cut_off_writes()?;
+        Ok(true)
+    }
+
+    fn check_lock(&self) -> Result<(), StoreError> {
+        if self.has_lock()? { Ok(()) } else { Err(StoreError::InUse(self.path.clone())) }
+    }
+
     fn load_token(&self, account: &AccountName, app_id: &AppId) -> Result<Option<Stored>, StoreError> {
         let name = format!("{account}.token");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
@@ -200,6 +235,7 @@ impl Dir {
 
     /// Replaces a file so that a crash at any instant leaves the old one or the new one.
     fn replace(&self, name: &str, head: &str, payload: &[u8]) -> Result<(), StoreError> {
+        self.check_lock()?;
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (path, aside) = (self.path.join(name), self.path.join(format!(".{name}{CUT_OFF}")));
         // Left by a write that failed half-way, for want of space perhaps.
@@ -227,6 +263,7 @@ impl Dir {
 
     /// Renames a file out of the way and keeps the newest few of its kind.
     fn set_aside(&self, name: &str, why: &'static str) -> Result<(), StoreError> {
+        self.check_lock()?;
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("{name}.bad-");
         let (path, aside) = (self.path.join(name), self.path.join(format!("{prefix}{}", UnixSeconds::now())));

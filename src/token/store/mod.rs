@@ -122,6 +122,25 @@ impl ConfiguredStore {
     }
 }
 
+impl ConfiguredStore {
+    /// Opens the store beside a process that has it and is about to end: until then, what needs writing waits. Touches
+    /// the disk; for the start of the process.
+    pub fn open_beside(store: &config::Store) -> Result<Self, StoreError> {
+        Ok(match store {
+            config::Store::Memory => Self::Memory(MemoryStore::default()),
+            config::Store::File { dir } => Self::File(FileStore::open_beside(dir)?),
+        })
+    }
+
+    /// Whether this process has the store to itself; takes it if nobody has. Touches the disk.
+    pub fn is_own(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Memory(_) => Ok(true),
+            Self::File(store) => store.is_own(),
+        }
+    }
+}
+
 impl TokenStore for ConfiguredStore {
     async fn load(&self, account: &AccountName, app_id: &AppId) -> Result<Option<Stored>, StoreError> {
         match self {
