@@ -16,6 +16,7 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::passed::Passed;
 use crate::config::{Config, ListenAddress};
 use crate::proxy::worker::Bound;
 
@@ -70,17 +71,31 @@ pub struct ListenError {
 /// Each worker has a TCP socket of its own on the same port (`SO_REUSEPORT`), and the kernel spreads connections over
 /// them. A unix socket is one socket that all workers accept from.
 pub fn bind(config: &Config, start: Start) -> Result<Listeners, ListenError> {
+    bind_with(config, start, Passed::default())
+}
+
+/// The same; an address that was passed to this process already bound is not bound again, and all workers accept from it.
+/// One that the configuration does not name is a fault.
+pub fn bind_with(config: &Config, start: Start, mut passed: Passed) -> Result<Listeners, ListenError> {
     let mut workers: Vec<Vec<Bound>> = (0..config.server.workers).map(|_| Vec::new()).collect();
     let mut server_addresses = Vec::new();
     for address in &config.server.listen {
         let fault = |source| ListenError { address: address.clone(), source };
-        server_addresses.push(bind_for_all(address, &mut workers, start).map_err(fault)?);
+        let bound = match passed.take(address) {
+            Some(bound) => share(&bound, &mut workers).map(|()| address.clone()),
+            None => bind_for_all(address, &mut workers, start),
+        };
+        server_addresses.push(bound.map_err(fault)?);
     }
     let mut admin = None;
     let mut admin_address = None;
     if let Some(settings) = &config.admin {
         let fault = |source| ListenError { address: settings.listen.clone(), source };
-        let (socket, address) = match bind_admin(&settings.listen) {
+        let bound = match passed.take(&settings.listen) {
+            Some(bound) => Ok((bound, settings.listen.clone())),
+            None => bind_admin(&settings.listen),
+        };
+        let (socket, address) = match bound {
             Ok((bound, address)) => (AdminSocket::Bound(bound), address),
             Err(error) if start == Start::TakeOver && error.kind() == io::ErrorKind::AddrInUse => {
                 (AdminSocket::Later(settings.listen.clone()), settings.listen.clone())
@@ -89,6 +104,12 @@ pub fn bind(config: &Config, start: Start) -> Result<Listeners, ListenError> {
         };
         admin = Some(socket);
         admin_address = Some(address);
+    }
+    if let Some(address) = passed.left() {
+        let unnamed = io::Error::other(
+            "a socket with this address was passed on, but the configuration does not name it",
+        );
+        return Err(ListenError { address: address.clone(), source: unnamed });
     }
     Ok(Listeners { workers, admin, takes_over: start == Start::TakeOver, server_addresses, admin_address })
 }
@@ -127,6 +148,17 @@ pub(super) fn listen(bound: &Bound) -> io::Result<()> {
     }
 }
 
+/// Gives each worker the same socket.
+fn share(bound: &Bound, workers: &mut [Vec<Bound>]) -> io::Result<()> {
+    for listeners in workers {
+        listeners.push(match bound {
+            Bound::Tcp(listener) => Bound::Tcp(listener.try_clone()?),
+            Bound::Unix(listener) => Bound::Unix(listener.try_clone()?),
+        });
+    }
+    Ok(())
+}
+
 /// Gives each worker a socket at `address`; says which port it became.
 fn bind_for_all(
     address: &ListenAddress,
@@ -147,10 +179,7 @@ fn bind_for_all(
             Ok(ListenAddress::Tcp(address))
         }
         ListenAddress::Unix(path) => {
-            let listener = unix(path, start)?;
-            for listeners in workers {
-                listeners.push(Bound::Unix(listener.try_clone()?));
-            }
+            share(&Bound::Unix(unix(path, start)?), workers)?;
             Ok(address.clone())
         }
     }

@@ -5,6 +5,7 @@ mod descriptors;
 mod listen;
 mod metrics;
 pub mod online;
+mod passed;
 mod reload;
 mod takeover;
 mod tls;
@@ -19,9 +20,13 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use crate::admin::Outcome as ReloadOutcome;
+
+/// Where `POST /reload` arrives.
+pub type ReloadsAsked = mpsc::Receiver<admin::ReloadAsked>;
 pub use crate::proxy::worker::Phase;
 pub use accounts::Accounts;
-pub use listen::{AdminSocket, ListenError, Listeners, Start, bind};
+pub use listen::{AdminSocket, ListenError, Listeners, Start, bind, bind_with};
+pub use passed::Passed;
 use reload::Standing;
 
 use crate::admin;
@@ -75,7 +80,7 @@ pub struct App {
     workers: Vec<Running>,
     tls: Option<Arc<Tls>>,
     standing: Arc<Standing>,
-    reloads_asked: Option<mpsc::Receiver<admin::ReloadAsked>>,
+    reloads_asked: Option<ReloadsAsked>,
     /// The admin listener, who watches the certificate, and who tells how the start goes.
     beside: tokio::task::JoinSet<()>,
     is_draining: Arc<AtomicBool>,
@@ -218,7 +223,7 @@ impl App {
 
     /// Where `POST /reload` on the admin listener arrives. To be taken once; while nobody has it, and when it is
     /// dropped, operators are told that nothing can be reloaded.
-    pub fn reloads_asked(&mut self) -> Option<mpsc::Receiver<admin::ReloadAsked>> {
+    pub fn reloads_asked(&mut self) -> Option<ReloadsAsked> {
         self.reloads_asked.take()
     }
 

@@ -6,6 +6,7 @@ mod memory;
 mod sandbox;
 mod serve;
 mod status;
+mod systemd;
 
 use std::fmt;
 use std::io::Write as _;

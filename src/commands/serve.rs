@@ -6,15 +6,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use tokio::signal::unix::{SignalKind, signal};
-use weigate::app::{self, App, Start};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use weigate::app::{self, App, Passed, Start};
 use weigate::clients;
 use weigate::config::{Config, ListenAddress, Loaded, UpstreamHost, Watch};
 use weigate::sandbox::{Sandbox, SandboxOptions};
 use weigate::telemetry::log;
 use weigate::types::{AppId, AppSecret};
 
-use super::{ConfigFile, Failure, Signals, load, loopback, memory, runtime, tell};
+use super::{ConfigFile, Failure, Signals, load, loopback, memory, runtime, systemd, tell};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -41,12 +41,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if options.sandbox {
         return Ok(runtime()?.block_on(serve_sandbox(options))?);
     }
+    // Before there are other threads: it changes the environment.
+    let passed = Passed::from_environment().context("taking the sockets that were passed on")?;
     let start = if options.take_over { Start::TakeOver } else { Start::Alone };
     let mut watch = Watch::new(&options.file.config);
     let loaded = load(&options.file.config, || watch.load())?;
     tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
     announce(&loaded);
-    Ok(runtime()?.block_on(serve(loaded.config, watch, start))?)
+    Ok(runtime()?.block_on(serve(loaded.config, watch, start, passed))?)
 }
 
 /// No core file with secrets in it, no other process of this user that reads our memory, and as many file
@@ -69,36 +71,25 @@ fn announce(loaded: &Loaded) {
     }
 }
 
-async fn serve(config: Config, mut watch: Watch, start: Start) -> anyhow::Result<()> {
+async fn serve(config: Config, mut watch: Watch, start: Start, passed: Passed) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let listeners = app::bind(&config, start)?;
-    for address in &listeners.server_addresses {
-        tracing::info!(%address, "clients connect here");
-    }
-    if let Some(address) = &listeners.admin_address {
-        tracing::info!(%address, "operators connect here");
-    }
+    let listeners = app::bind_with(&config, start, passed)?;
+    let (addresses, admin_address) = (listeners.server_addresses.clone(), listeners.admin_address.clone());
     let mut app = App::start(config, listeners).await?;
     let mut asked = app.reloads_asked().context("somebody else reloads")?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "weigate serves");
-    loop {
-        tokio::select! {
-            () = signals.stop() => break,
-            () = app.failed() => anyhow::bail!("a worker ended by itself"),
-            _ = hangup.recv() => drop(reload(&mut app, &mut watch).await),
-            () = changed(&mut watch, app.watches_files()) => {
-                tracing::info!("a file of the configuration has changed");
-                drop(reload(&mut app, &mut watch).await);
-            }
-            Some(asked) = asked.recv() => {
-                // Who asked may have hung up; the reload counts all the same.
-                let _told = asked.answer.send(reload(&mut app, &mut watch).await);
-            }
-        }
+    for address in addresses {
+        tracing::info!(%address, "clients connect here");
     }
+    if let Some(address) = admin_address {
+        tracing::info!(%address, "operators connect here");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "weigate serves");
+    systemd::is_ready();
+    systemd::watched(until_stop(&mut app, &mut watch, &mut signals, &mut hangup, &mut asked)).await?;
+    systemd::stops();
     tracing::info!("stopping: requests in flight finish; a second signal cuts them");
-    let is_whole = app.stop(signals.stop()).await;
+    let is_whole = systemd::watched(app.stop(signals.stop())).await;
     if is_whole {
         tracing::info!("stopped");
     } else {
@@ -107,12 +98,41 @@ async fn serve(config: Config, mut watch: Watch, start: Start) -> anyhow::Result
     Ok(())
 }
 
+/// Reloads when it is asked to, until it is asked to stop.
+async fn until_stop(
+    app: &mut App,
+    watch: &mut Watch,
+    signals: &mut Signals,
+    hangup: &mut Signal,
+    asked: &mut app::ReloadsAsked,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = signals.stop() => return Ok(()),
+            () = app.failed() => anyhow::bail!("a worker ended by itself"),
+            _ = hangup.recv() => drop(reload(app, watch).await),
+            () = changed(watch, app.watches_files()) => {
+                tracing::info!("a file of the configuration has changed");
+                drop(reload(app, watch).await);
+            }
+            Some(asked) = asked.recv() => {
+                // Who asked may have hung up; the reload counts all the same.
+                let _told = asked.answer.send(reload(app, watch).await);
+            }
+        }
+    }
+}
+
 async fn reload(app: &mut App, watch: &mut Watch) -> app::ReloadOutcome {
+    systemd::reloads();
     let loaded = watch.load();
     if let Ok(loaded) = &loaded {
         announce(loaded);
     }
-    app.reload(loaded.map(|loaded| loaded.config)).await
+    let outcome = app.reload(loaded.map(|loaded| loaded.config)).await;
+    // With the new configuration or the old one.
+    systemd::is_ready();
+    outcome
 }
 
 /// Ends when a file of the configuration has changed; never, where that is not wanted.

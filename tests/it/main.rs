@@ -34,6 +34,7 @@ mod sdk;
 mod secrets;
 mod stopping;
 mod stores;
+mod systemd;
 mod takeover;
 mod tidy;
 mod token_life;
