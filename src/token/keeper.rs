@@ -22,7 +22,7 @@ use super::clock::{JUMP, WallClock};
 use super::hush::Hushed;
 use super::saver::save_all;
 use super::schedule::{self, Next, Situation, Turn};
-use super::source::{SourceError, TokenSource};
+use super::source::{SourceError, TokenSource, fetch_caught};
 use super::status::{Ending, Record};
 use super::store::{Stored, TokenStore};
 use super::{Progress, Shared, TokenHandle, watch};
@@ -271,7 +271,7 @@ impl<S: TokenSource> Keeper<S> {
         self.progress.send_modify(|progress| progress.started += 1);
 
         self.anchor = (Instant::now(), self.life.clock.read());
-        let reply = timeout(FETCH_MAX, self.source.fetch(Mode::Normal)).await;
+        let reply = timeout(FETCH_MAX, fetch_caught(&self.source, Mode::Normal)).await;
         let ending = match reply.unwrap_or(Err(SourceError::TimedOut)) {
             Ok(grant) => self.take(grant),
             Err(error) => Ending::Failed(Arc::new(error)),

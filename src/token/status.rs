@@ -151,7 +151,8 @@ impl Ending {
             }
             SourceError::Call(TokenCallError::Malformed(_))
             | SourceError::Unreachable(_)
-            | SourceError::TimedOut => shown.said = Some(error.told().into()),
+            | SourceError::TimedOut
+            | SourceError::Panicked => shown.said = Some(error.told().into()),
         }
         shown
     }

@@ -13,9 +13,11 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 
 use crate::config::UpstreamHost;
 use crate::types::{AppId, AppSecret};
@@ -42,6 +44,9 @@ pub enum SourceError {
     /// No answer came in time.
     #[error("the token endpoint gave no answer in time")]
     TimedOut,
+    /// The source panicked; what it said is on stderr, and not in here.
+    #[error("the token call panicked")]
+    Panicked,
 }
 
 /// WeChat's `stable_token` for one account.
@@ -58,6 +63,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// A call to one host, from DNS to the reply's last byte.
 pub const TOTAL_MAX: Duration = Duration::from_secs(10);
+
+/// [`TokenSource::fetch`]; a panic in it is an error like any other. Nothing of the keeper's is lent to the source, so
+/// no panic leaves anything of it half done.
+pub(super) async fn fetch_caught<S: TokenSource>(source: &S, mode: Mode) -> Result<Grant, SourceError> {
+    let fetch = AssertUnwindSafe(async { source.fetch(mode).await });
+    fetch.catch_unwind().await.unwrap_or(Err(SourceError::Panicked))
+}
 
 /// A client as [`StableTokenSource`] needs it; one serves all accounts. `tls` brings the crypto provider and the
 /// roots it trusts. Errors if `tls` is one that reqwest cannot use.
@@ -79,7 +91,7 @@ pub fn http_client(tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest
 
 impl SourceError {
     /// The words that [`Self::word`] has besides those of the rejections.
-    pub const OTHER_WORDS: [&'static str; 3] = ["malformed", "unreachable", "timed_out"];
+    pub const OTHER_WORDS: [&'static str; 4] = ["malformed", "unreachable", "timed_out", "panicked"];
 
     /// The word for it in metrics, logs and refusals.
     pub fn word(&self) -> &'static str {
@@ -88,6 +100,7 @@ impl SourceError {
             Self::Call(TokenCallError::Malformed(_)) => "malformed",
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut => "timed_out",
+            Self::Panicked => "panicked",
         }
     }
 
@@ -95,7 +108,10 @@ impl SourceError {
     pub fn pace(&self) -> Pace {
         match self {
             Self::Call(TokenCallError::Rejected(rejection)) => rejection.kind.pace(),
-            Self::Call(TokenCallError::Malformed(_)) | Self::Unreachable(_) | Self::TimedOut => Pace::Backoff,
+            Self::Call(TokenCallError::Malformed(_))
+            | Self::Unreachable(_)
+            | Self::TimedOut
+            | Self::Panicked => Pace::Backoff,
         }
     }
 
@@ -113,6 +129,10 @@ impl SourceError {
             }
             Self::TimedOut => {
                 "the upstream hosts are slow or packets are dropped on the way; weigate asks again".to_owned()
+            }
+            Self::Panicked => {
+                "this is a fault of weigate's own: report it with the lines on stderr; weigate asks again"
+                    .to_owned()
             }
         }
     }

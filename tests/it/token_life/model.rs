@@ -24,6 +24,8 @@ pub(super) enum Fault {
     Slow(Duration),
     /// Answers these bytes.
     Says(String),
+    /// A fault of ours: the call panics.
+    Panics,
 }
 
 /// The endpoint; clones are the same one.
@@ -158,6 +160,7 @@ impl TokenSource for Model {
             Fault::Down => return Err(SourceError::Unreachable(Box::new(std::io::Error::other("refused")))),
             Fault::Hangs => std::future::pending().await,
             Fault::Says(reply) => reply,
+            Fault::Panics => panic!("a panic with 5ecre7 in it"),
         };
         Ok(token_call::decode(200, reply.as_bytes(), &AppSecret::new("5ecre7".to_owned()))?)
     }

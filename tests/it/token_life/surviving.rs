@@ -224,3 +224,31 @@ async fn nothing_that_operators_see_holds_the_token() {
     assert!(!printed.contains("1_token"), "{printed}");
     task.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_costs_a_failed_attempt_and_no_keeper() {
+    let (model, wall) = (Model::new(), Wall::new());
+    let (handle, task) = start(life("shop", 7, &wall), model.clone(), MemoryStore::default());
+    handle.wait(within(5)).await.unwrap();
+    sleep(secs(6900)).await;
+    model.set(Fault::Panics);
+    for _ in 0..240 {
+        sleep(secs(1)).await;
+        assert!(handle.current(Instant::now()).is_some(), "the token in hand serves on");
+    }
+    let status = handle.status();
+    let last = status.last.unwrap();
+    assert_eq!((last.word, task.is_finished()), ("panicked", false));
+    assert!((2..=40).contains(&status.counts.fetches["panicked"]), "{:?}", status.counts);
+    assert_eq!(u64::from(status.failures), status.counts.fetches["panicked"]);
+    let printed = format!("{:?} {:?}", last.said, last.advice);
+    assert!(last.advice.is_some() && !printed.contains("5ecre7"), "{printed}");
+
+    // Past the token's end those who wait are told, and soon after the fault is over all is well.
+    sleep(secs(600)).await;
+    assert_eq!(handle.wait(within(5)).await.unwrap_err().why, "panicked");
+    model.set(Fault::None);
+    sleep(secs(6)).await;
+    assert_eq!(handle.wait(within(5)).await.unwrap().generation, Generation(2));
+    task.stop().await;
+}
