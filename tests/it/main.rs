@@ -11,6 +11,7 @@ mod admin;
 mod bad_certificates;
 mod bare;
 mod bodies;
+mod clocks;
 mod commands;
 mod config;
 mod crashes;

@@ -1,5 +1,5 @@
-//! Debian's own tools around the real binary: strace, which lets a system call fail or kills at it. `tests/setup`
-//! installs it; where it is missing, a test says so and fails.
+//! Debian's own tools around the real binary: strace, which lets a system call fail or kills at it, and libfaketime,
+//! which sets the clock of one process. `tests/setup` installs both; where one is missing, a test says so and fails.
 //!
 //! strace works on a process that has made itself not dumpable as long as the tracer has `CAP_SYS_PTRACE`: root has
 //! it; anyone else gets it in a user namespace of their own (without it strace can read no path, and injects nothing).
@@ -59,6 +59,46 @@ pub(crate) async fn untrap(binary: &Binary) {
     while tracer() != 0 {
         tokio::task::yield_now().await;
     }
+}
+
+/// The clock of one process, which can be set while it runs; its monotonic clock stays the machine's.
+#[derive(Debug, Clone)]
+pub(crate) struct FalseClock(PathBuf);
+
+impl FalseClock {
+    /// A clock that is ahead of the machine's by this; the file is where the process looks.
+    pub(crate) fn new(file: PathBuf, ahead_s: i64) -> Self {
+        let clock = Self(file);
+        clock.set(ahead_s);
+        clock
+    }
+
+    /// Sets it, in one step.
+    pub(crate) fn set(&self, ahead_s: i64) {
+        let aside = self.0.with_extension("new");
+        std::fs::write(&aside, format!("{ahead_s:+}\n")).unwrap();
+        std::fs::rename(&aside, &self.0).unwrap();
+    }
+
+    /// Gives it to a command.
+    pub(crate) fn give_to(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", library())
+            .env("FAKETIME_TIMESTAMP_FILE", &self.0)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("NO_FAKE_STAT", "1");
+        command.env("MIMALLOC_PURGE_DELAY", "0");
+    }
+}
+
+/// The build of libfaketime for threads, wherever this machine's architecture has it.
+fn library() -> PathBuf {
+    let found = std::fs::read_dir("/usr/lib").unwrap().find_map(|entry| {
+        let file = entry.ok()?.path().join("faketime/libfaketimeMT.so.1");
+        file.exists().then_some(file)
+    });
+    found.unwrap_or_else(|| panic!("no libfaketime: run tests/setup"))
 }
 
 /// weigate starts itself once more when this is not set; nothing here wants to trace that.
