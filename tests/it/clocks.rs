@@ -15,7 +15,7 @@ use crate::harness::{
     APP_ID, APP_SECRET, Binary, CLIENT_KEY, PATIENCE, STABLE_TOKEN, Setup, client, metric, note, until,
     wait_ready,
 };
-use crate::tools::FalseClock;
+use crate::tools::{FalseClock, clear_shared_memory};
 
 const DAY_S: i64 = 86_400;
 
@@ -64,6 +64,7 @@ impl Clocked {
         let config = setup.dir.path().join("proxy.toml");
         let binary = Binary::spawn(&config, Arc::clone(&setup.dir), |command| clock.give_to(command));
         wait_ready(binary.admin).await;
+        clear_shared_memory(binary.pid());
         binary
     }
 

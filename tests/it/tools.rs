@@ -92,6 +92,15 @@ impl FalseClock {
     }
 }
 
+/// Takes away what libfaketime put into shared memory for a process that runs: it keeps it open, and leaves the names
+/// behind when it is killed.
+pub(crate) fn clear_shared_memory(pid: u32) {
+    for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
+        // Another version of libfaketime may need none.
+        let _gone = std::fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
+
 /// The build of libfaketime for threads, wherever this machine's architecture has it.
 fn library() -> PathBuf {
     let found = std::fs::read_dir("/usr/lib").unwrap().find_map(|entry| {
