@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weigate::clients::{self, Clients, Signer};
 use weigate::config::{self, PlaceholderKey};
 use weigate::token::{ConfiguredStore, Life, SourceError, TokenSource, WallClock};
-use weigate::types::{AccessToken, AccountName, AppId, ClientName, UnixSeconds};
+use weigate::types::{AccessToken, AccountName, AppId, ClientName, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{Grant, Mode};
 use weigate::wechat::{envelope, paths, query};
 
@@ -140,6 +140,7 @@ fn token_operation(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Operatio
     let life = Life {
         account: AccountName::parse("shop")?,
         app_id: AppId::parse("wx0123456789abcdef").context("not an AppID")?,
+        grant: GrantKind::StableToken,
         waiters_max: 16,
         fetches: Arc::new(Semaphore::new(1)),
         clock: WallClock::of_the_machine(),

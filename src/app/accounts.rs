@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
-use crate::token::{self, ConfiguredStore, KeeperTask, Life, StableTokenSource, TokenHandle, WallClock};
-use crate::types::{AccountName, Fingerprint};
+use crate::token::{self, ConfiguredStore, HttpTokenSource, KeeperTask, Life, TokenHandle, WallClock};
+use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
 
 /// Token calls at one time, over all accounts.
 const FETCHES_MAX: usize = 64;
@@ -38,6 +38,28 @@ struct Kept {
     keeper: KeeperTask,
 }
 
+/// The hosts of each platform, shared by the sources of all its accounts.
+#[derive(Debug, Clone)]
+pub(super) struct HostsOf {
+    weixin: Arc<[UpstreamHost]>,
+    wecom: Arc<[UpstreamHost]>,
+}
+
+// === impl HostsOf ===
+
+impl HostsOf {
+    pub(super) fn new(upstream: &config::Upstream) -> Self {
+        Self { weixin: upstream.hosts.as_slice().into(), wecom: upstream.wecom_hosts.as_slice().into() }
+    }
+
+    pub(super) fn platform(&self, platform: Platform) -> Arc<[UpstreamHost]> {
+        Arc::clone(match platform {
+            Platform::Weixin => &self.weixin,
+            Platform::Wecom => &self.wecom,
+        })
+    }
+}
+
 // === impl Accounts ===
 
 impl Accounts {
@@ -56,7 +78,7 @@ impl Accounts {
 
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
-        let hosts: Arc<[UpstreamHost]> = config.upstream.hosts.as_slice().into();
+        let hosts = HostsOf::new(&config.upstream);
         let mut before = std::mem::take(&mut self.running);
         self.running.reserve(config.accounts.len());
         let (mut started, mut ended) = (Vec::new(), Vec::new());
@@ -64,8 +86,10 @@ impl Accounts {
             let secret = account.app_secret.fingerprint();
             // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
             let is_well = |kept: &Kept| !kept.account.token.is_failing();
-            let same =
-                |kept: &Kept| kept.account.app_id == account.app_id && kept.secret == secret && is_well(kept);
+            let same = |kept: &Kept| {
+                let Account { app_id, grant, .. } = &*kept.account;
+                *app_id == account.app_id && *grant == account.grant && kept.secret == secret && is_well(kept)
+            };
             match before.remove(&account.name) {
                 Some(kept) if same(&kept) => {
                     self.running.insert(account.name.clone(), kept);
@@ -94,17 +118,19 @@ impl Accounts {
         account: &config::Account,
         secret: Fingerprint,
         config: &Config,
-        hosts: &Arc<[UpstreamHost]>,
+        hosts: &HostsOf,
     ) -> Kept {
-        let source = StableTokenSource::new(
+        let source = HttpTokenSource::new(
             self.client.clone(),
-            Arc::clone(hosts),
+            hosts.platform(account.grant.platform()),
+            account.grant,
             account.app_id.clone(),
             account.app_secret.clone(),
         );
         let life = Life {
             account: account.name.clone(),
-            app_id: account.app_id.clone(),
+            app_id: stored_as(account, secret),
+            grant: account.grant,
             waiters_max: config.server.limits.token_waiters_max,
             fetches: Arc::clone(&self.fetches),
             clock: self.clock.clone(),
@@ -115,6 +141,7 @@ impl Accounts {
             name: account.name.clone(),
             app_id: account.app_id.clone(),
             app_secret: account.app_secret.clone(),
+            grant: account.grant,
             token,
         };
         Kept { account: Arc::new(account), secret, keeper }
@@ -159,4 +186,20 @@ pub(super) async fn report_until_ready(tokens: Tokens) {
 /// Ends keepers, all at one time: 10 s at most, however many of them wait for a slow store.
 async fn stop(kept: impl IntoIterator<Item = Kept>) {
     futures_util::future::join_all(kept.into_iter().map(|kept| kept.keeper.stop())).await;
+}
+
+/// What an account's token is stored under, so that a restart takes no other application's.
+///
+/// An AppID says whose a token is; a corpid does not, since each application of a corp has a secret, and tokens, of its
+/// own (wechat.md §9). Their mark is the secret's fingerprint.
+fn stored_as(account: &config::Account, secret: Fingerprint) -> AppId {
+    let app_id = account.app_id.as_str();
+    let marked = match account.grant {
+        GrantKind::StableToken => None,
+        GrantKind::Wecom => {
+            let corpid: String = app_id.chars().take(48).collect();
+            AppId::parse(&format!("{corpid}-{}", secret.to_string().trim_start_matches('#')))
+        }
+    };
+    marked.unwrap_or_else(|| account.app_id.clone())
 }

@@ -1,13 +1,13 @@
 //! `weigate check --online`: what a configuration needs from the world, tried once, each no with its cure.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::accounts::HostsOf;
 use crate::config::{Config, UpstreamHost};
 use crate::proxy::upstream;
-use crate::token::{self, ConfiguredStore, StableTokenSource, StoreError, TokenSource as _};
-use crate::types::UnixSeconds;
+use crate::token::{self, ConfiguredStore, HttpTokenSource, StoreError, TokenSource as _};
+use crate::types::{Platform, UnixSeconds};
 use crate::wechat::token_call::Mode;
 
 /// One thing that was tried.
@@ -33,16 +33,19 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         Ok(client) => client,
         Err(error) => return vec![Finding { what: "TLS set-up".to_owned(), outcome: Err(error) }],
     };
-    for host in &config.upstream.hosts {
+    let uses = |platform| config.accounts.iter().any(|account| account.grant.platform() == platform);
+    let platforms = [Platform::Weixin, Platform::Wecom].into_iter().filter(|platform| uses(*platform));
+    for host in platforms.flat_map(|platform| config.upstream.hosts_of(platform)) {
         findings.push(dns(host).await);
         findings.push(reach(&client, host).await);
     }
     findings.push(store(config));
-    let hosts: Arc<[UpstreamHost]> = config.upstream.hosts.as_slice().into();
+    let hosts = HostsOf::new(&config.upstream);
     for account in &config.accounts {
-        let source = StableTokenSource::new(
+        let source = HttpTokenSource::new(
             client.clone(),
-            Arc::clone(&hosts),
+            hosts.platform(account.grant.platform()),
+            account.grant,
             account.app_id.clone(),
             account.app_secret.clone(),
         );

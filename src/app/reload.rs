@@ -111,6 +111,7 @@ pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str
         (
             "upstream",
             before.upstream.hosts != after.upstream.hosts
+                || before.upstream.wecom_hosts != after.upstream.wecom_hosts
                 || before.upstream.ca_pem != after.upstream.ca_pem
                 || before.upstream.http2 != after.upstream.http2,
         ),

@@ -265,8 +265,9 @@ impl Accounts {
 }
 
 fn means_guarded(pattern: &config::PathPattern) -> bool {
-    const ROOMS: [&str; 5] = [
+    const ROOMS: [&str; 6] = [
         "/cgi-bin/component/",
+        "/cgi-bin/service/",
         "/cgi-bin/clear_quota/",
         "/cgi-bin/openapi/quota/",
         "/sns/component/",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use weigate::sandbox::{Sandbox, SandboxAccount, SandboxOptions};
+use weigate::sandbox::{AccountKind, Sandbox, SandboxAccount, SandboxOptions};
 
 use super::{Signals, loopback, runtime, show};
 
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// An account, as APPID:APPSECRET; several allowed [default: wx53616e64626f7801:made-up-sandbox-app-secret]
     #[arg(long = "account", value_name = "APPID:APPSECRET", value_parser = account)]
     accounts: Vec<SandboxAccount>,
+    /// An application of 企业微信, as CORPID:SECRET; several allowed
+    #[arg(long = "wecom", value_name = "CORPID:SECRET", value_parser = application)]
+    applications: Vec<SandboxAccount>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -41,6 +44,11 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
     };
     sandbox_options.accounts =
         if options.accounts.is_empty() { vec![default_account()] } else { options.accounts.clone() };
+    for (application, number) in options.applications.iter().zip(1..) {
+        // Each has a name of its own for control: a corp may have several.
+        let app_id = format!("{}:{number}", application.app_id);
+        sandbox_options.accounts.push(SandboxAccount { app_id, ..application.clone() });
+    }
     let accounts = sandbox_options.accounts.clone();
     let mut signals = Signals::new()?;
     let started = Sandbox::start(sandbox_options).await;
@@ -65,6 +73,12 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
 /// The account of a sandbox that was told of none: made up, like all that it knows.
 pub(crate) fn default_account() -> SandboxAccount {
     SandboxAccount::new("wx53616e64626f7801", "made-up-sandbox-app-secret")
+}
+
+fn application(text: &str) -> Result<SandboxAccount, &'static str> {
+    let account =
+        account(text).map_err(|_| "the corpid and the application's secret, with a colon between them");
+    Ok(account?.of_kind(AccountKind::WeCom))
 }
 
 fn account(text: &str) -> Result<SandboxAccount, &'static str> {

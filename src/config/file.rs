@@ -84,6 +84,7 @@ pub(super) struct Admin {
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) hosts: Option<Texts>,
+    pub(super) wecom_hosts: Option<Texts>,
     pub(super) ca_file: Option<Spanned<String>>,
     pub(super) http2: Option<Spanned<bool>>,
     pub(super) connect_ms_max: Option<Spanned<u64>>,
@@ -225,6 +226,7 @@ impl Upstream {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
             hosts: section.one_or_more_texts("hosts"),
+            wecom_hosts: section.one_or_more_texts("wecom_hosts"),
             ca_file: section.text("ca_file"),
             http2: section.switch("http2"),
             connect_ms_max: section.number("connect_ms_max"),
@@ -267,6 +269,13 @@ impl Account {
             "never stands in this file: put the secret into a variable of the environment or a file of its own, and \
              name it with `app_secret_env` or `app_secret_file`",
         );
+        for (key, cure) in [
+            ("corp_id", "is called `app_id` here: an account of 企业微信 has its corpid there"),
+            ("corp_secret_env", "is called `app_secret_env` here, for 企业微信 too"),
+            ("corp_secret_file", "is called `app_secret_file` here, for 企业微信 too"),
+        ] {
+            section.refuse(key, cure);
+        }
         Self {
             name: section.required_text("name", "name = \"shop\""),
             app_id: section.required_text("app_id", "app_id = \"wx0123456789abcdef\""),

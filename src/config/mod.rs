@@ -26,7 +26,7 @@ pub use load::{Loaded, Setting, load, parse};
 pub use watch::Watch;
 use zeroize::Zeroizing;
 
-use crate::types::{AccountName, AppId, AppSecret, ClientName, UnixSeconds};
+use crate::types::{AccountName, AppId, AppSecret, ClientName, GrantKind, Platform, UnixSeconds};
 
 /// A certificate that ends within this time is warned about: at the start, at a reload, and every few hours.
 pub const EXPIRY_NEAR: Duration = Duration::from_hours(7 * 24);
@@ -46,7 +46,7 @@ pub struct Config {
     pub placeholder_key: Option<PlaceholderKey>,
     /// What is logged and how.
     pub log: Log,
-    /// The accounts, at least one, names unique, each AppID once.
+    /// The accounts, at least one, names unique, each AppID once; each corpid once with the same secret.
     pub accounts: Vec<Account>,
     /// The clients; names, keys and certificates unique. Empty means that every caller is `anonymous`.
     pub clients: Vec<Client>,
@@ -150,6 +150,8 @@ pub struct Admin {
 pub struct Upstream {
     /// At least one; the next one when the first cannot be reached.
     pub hosts: Vec<UpstreamHost>,
+    /// The same for the accounts of 企业微信.
+    pub wecom_hosts: Vec<UpstreamHost>,
     /// PEM, at least one certificate; trusted instead of the public roots.
     pub ca_pem: Option<Vec<u8>>,
     /// Whether HTTP/2 is offered to hosts with TLS, and spoken with those that agree.
@@ -216,10 +218,12 @@ pub enum LogFormat {
 pub struct Account {
     /// The operator's name for it.
     pub name: AccountName,
-    /// Its AppID.
+    /// Its AppID; the corpid, on `WeCom`.
     pub app_id: AppId,
-    /// Its AppSecret.
+    /// Its AppSecret; the application's Secret, on `WeCom`.
     pub app_secret: AppSecret,
+    /// How it gets its tokens.
+    pub grant: GrantKind,
 }
 
 /// Someone who calls.
@@ -323,6 +327,18 @@ impl std::fmt::Debug for PrivateKeyPem {
 impl std::fmt::Debug for PlaceholderKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PlaceholderKey")
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// The hosts of a platform.
+    pub fn hosts_of(&self, platform: Platform) -> &[UpstreamHost] {
+        match platform {
+            Platform::Weixin => &self.hosts,
+            Platform::Wecom => &self.wecom_hosts,
+        }
     }
 }
 

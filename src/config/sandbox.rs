@@ -5,7 +5,7 @@ use super::{
     Account, Admin, Client, ClientAccounts, Config, Limits, ListenAddress, Log, LogFormat, Server, Store,
     Upstream, UpstreamHost, default_workers,
 };
-use crate::types::{AccountName, AppId, AppSecret, ClientName, NameError};
+use crate::types::{AccountName, AppId, AppSecret, ClientName, GrantKind, NameError};
 
 impl Config {
     /// A proxy on loopback in front of the sandbox at `upstream`, whose certificates come from `ca_pem`.
@@ -48,7 +48,7 @@ impl Config {
             store: Store::Memory,
             placeholder_key: None,
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true },
-            accounts: vec![Account { name: account, app_id, app_secret }],
+            accounts: vec![Account { name: account, app_id, app_secret, grant: GrantKind::default() }],
             clients: vec![client],
         })
     }

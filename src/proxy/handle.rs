@@ -131,7 +131,8 @@ impl Way<'_> {
             pseudonym: &self.worker.pseudonym,
             stall: snapshot.limits.stall,
         };
-        let upstream = &self.worker.upstream;
+        let platform = route.account.grant.platform();
+        let upstream = self.worker.upstreams.of(platform);
         if route.need != Need::Token {
             let reply = forward.send(upstream, &mut body, None, deadline).await?;
             return Ok(exchange.pass_on(reply));
@@ -142,7 +143,7 @@ impl Way<'_> {
         let mut first = forward.send(upstream, &mut body, Some(&token.access_token), deadline).await?;
         let code = inspect::errcode(&mut first, deadline).await.map_err(broken)?;
         exchange.upstream_answered(code);
-        if !code.is_some_and(envelope::is_token_invalid) {
+        if !code.is_some_and(|code| envelope::is_token_invalid(platform, code)) {
             return Ok(exchange.pass_on(first));
         }
         Box::pin(once_more(&forward, upstream, body, first, token.generation, deadline, exchange)).await
@@ -317,7 +318,7 @@ impl Exchange {
         self.upstream_time = Some(upstream_time);
         if let Some(route) = &self.route {
             route.counts.passed.one();
-            if self.errcode.is_some_and(envelope::is_token_invalid) {
+            if self.errcode.is_some_and(|code| envelope::is_token_invalid(route.platform, code)) {
                 route.counts.token_invalid.one();
             }
             if let Some(ErrCode(45009 | 45011)) = self.errcode {

@@ -6,6 +6,10 @@
 //! SDK is the one to read it: 40013 for an account that is not the client's, 40125 for a key that is not known. No
 //! SDK retries on either.
 //!
+//! `WeCom`'s `/cgi-bin/gettoken` is the same with `corpid` and `corpsecret`, and with 40001 for the key, which means
+//! "wrong secret" there. Several accounts may have one corpid; where a client may use more than one of them, the path
+//! says which: `/@NAME/cgi-bin/gettoken`.
+//!
 //! Parameters come in the query, as a form or as JSON: SDKs differ, and so do WeChat's own pages (wechat.md §1).
 
 use std::sync::Arc;
@@ -22,7 +26,7 @@ use super::respond;
 use super::route::{self, Target};
 use super::snapshot::Snapshot;
 use crate::clients::Client;
-use crate::types::{RequestId, UnixSeconds};
+use crate::types::{AppId, Platform, RequestId, UnixSeconds};
 use crate::wechat::paths::TokenCall;
 use crate::wechat::query;
 
@@ -41,6 +45,40 @@ struct Asked {
     grant_type: Option<String>,
 }
 
+/// A no: its errcode, and how the platform words it.
+type Answer = (i32, &'static str);
+
+/// How a platform says no to a token call.
+struct Words {
+    platform: Platform,
+    no_id: Answer,
+    unknown_id: Answer,
+    no_secret: Answer,
+    unknown_secret: Answer,
+}
+
+const WEIXIN: Words = Words {
+    platform: Platform::Weixin,
+    no_id: (41002, "appid missing"),
+    unknown_id: (40013, "invalid appid"),
+    no_secret: (41004, "appsecret missing"),
+    unknown_secret: (40125, "invalid appsecret"),
+};
+
+const WECOM: Words = Words {
+    platform: Platform::Wecom,
+    no_id: (41002, "corpid missing"),
+    unknown_id: (40013, "invalid corpid"),
+    no_secret: (41004, "corpsecret missing"),
+    unknown_secret: (40001, "invalid credential"),
+};
+
+/// weigate's own no, hence its code: nothing that `WeCom` says means this.
+const AMBIGUOUS: Answer = (
+    -99400,
+    "weigate: several accounts of this client have this corpid, say which by the path: /@NAME/cgi-bin/gettoken",
+);
+
 /// Answers a token call.
 pub(super) async fn token_call(
     call: TokenCall,
@@ -52,7 +90,7 @@ pub(super) async fn token_call(
     id: RequestId,
 ) -> Result<Response<ReplyBody>, Refusal> {
     if call == TokenCall::StableToken && head.method != Method::POST {
-        return Ok(wechat_error(43002, "require POST method", id));
+        return Ok(wechat_error((43002, "require POST method"), id));
     }
     let limits =
         Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
@@ -69,37 +107,47 @@ fn answer(
     asked: &Asked,
     id: RequestId,
 ) -> Response<ReplyBody> {
+    let words = if call == TokenCall::GetToken { &WECOM } else { &WEIXIN };
     // WeChat looks at the AppID first, then at grant_type, then at the secret (wechat.md §1).
     let Some(app_id) = asked.appid.as_deref().filter(|app_id| !app_id.is_empty()) else {
-        return wechat_error(41002, "appid missing", id);
+        return wechat_error(words.no_id, id);
     };
-    let account = route::by_app_id(snapshot, app_id)
-        .filter(|account| target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str()));
-    let Some(account) = account else { return wechat_error(40013, "invalid appid", id) };
+    let accounts =
+        AppId::parse(app_id).map(|app_id| snapshot.accounts_of(&app_id)).unwrap_or_default().iter();
+    let mut accounts = accounts
+        .filter(|account| route::on(account, words.platform))
+        .filter(|account| target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str()))
+        .peekable();
+    if accounts.peek().is_none() {
+        return wechat_error(words.unknown_id, id);
+    }
     if call != TokenCall::GetToken && asked.grant_type.as_deref() != Some("client_credential") {
-        return wechat_error(40002, "invalid grant_type", id);
+        return wechat_error((40002, "invalid grant_type"), id);
     }
     let clients = &snapshot.clients;
     let by_key = asked.secret.as_ref().and_then(|key| clients.by_key(key));
     let client = match (shown.or(clients.anonymous()), by_key) {
         // Whom the certificate names need not know a secret, but must not use another's.
         (Some(known), Some(other)) if !Arc::ptr_eq(known, other) => {
-            return wechat_error(40125, "invalid appsecret", id);
+            return wechat_error(words.unknown_secret, id);
         }
         (Some(known), _) => known,
         (None, Some(client)) => client,
-        (None, None) if asked.secret.is_none() => return wechat_error(41004, "appsecret missing", id),
-        (None, None) => return wechat_error(40125, "invalid appsecret", id),
+        (None, None) if asked.secret.is_none() => return wechat_error(words.no_secret, id),
+        (None, None) => return wechat_error(words.unknown_secret, id),
     };
-    if !client.may_use(&account.name) {
-        return wechat_error(40013, "invalid appid", id);
-    }
+    let mut theirs = accounts.filter(|account| client.may_use(&account.name));
+    let account = match (theirs.next(), theirs.next()) {
+        (Some(account), None) => account,
+        (None, _) => return wechat_error(words.unknown_id, id),
+        (Some(_), Some(_)) => return wechat_error(AMBIGUOUS, id),
+    };
     let placeholder = clients.placeholder(client, &account.name, UnixSeconds::now());
     let ok = if call == TokenCall::GetToken { r#""errcode":0,"errmsg":"ok","# } else { "" };
     respond::json(format!(r#"{{{ok}"access_token":"{placeholder}","expires_in":{EXPIRES_IN_S}}}"#))
 }
 
-fn wechat_error(code: i32, message: &str, id: RequestId) -> Response<ReplyBody> {
+fn wechat_error((code, message): Answer, id: RequestId) -> Response<ReplyBody> {
     respond::json(format!(r#"{{"errcode":{code},"errmsg":"{message}, rid: {id}"}}"#))
 }
 

@@ -10,8 +10,8 @@ use http::Uri;
 use super::authenticate::Caller;
 use super::refusal::Refusal;
 use super::snapshot::{Account, Snapshot};
-use crate::clients::Clients;
-use crate::types::{AccountName, AppId};
+use crate::clients::{Client, Clients};
+use crate::types::{AccountName, AppId, Platform};
 use crate::wechat::paths::{self, Judged, Need};
 use crate::wechat::query::{self, Drop, Parameters};
 
@@ -88,21 +88,21 @@ impl<'a> Route<'a> {
     ) -> Result<Self, Refusal> {
         let account = account(snapshot, target, caller)?;
         let path = &target.judged.decoded;
-        let carries_own = target.parameters.component_access_token.is_some()
-            || target.parameters.cloudbase_access_token.is_some();
-        if carries_own || target.judged.need == Need::Untouched {
+        let (need, guarded) = target.judged.on(account.grant.platform()).map_err(Refusal::Path)?;
+        let carries_own = target.parameters.foreign_token.is_some();
+        if carries_own || need == Need::Untouched {
             // Another credential than ours: only for clients whose `allow` names the path.
-            let allowed = caller.client.lists(path) && caller.client.may_call(path, target.judged.guarded);
+            let allowed = caller.client.lists(path) && caller.client.may_call(path, guarded);
             return if allowed {
                 Ok(Self { account, need: Need::Untouched })
             } else {
                 Err(Refusal::PathForbidden)
             };
         }
-        if !caller.client.may_call(path, target.judged.guarded) {
+        if !caller.client.may_call(path, guarded) {
             return Err(Refusal::PathForbidden);
         }
-        Ok(Self { account, need: target.judged.need })
+        Ok(Self { account, need })
     }
 }
 
@@ -118,11 +118,11 @@ fn account<'a>(
     } else if let Some(prefix) = target.account_prefix {
         AccountName::parse(prefix).ok().and_then(|name| snapshot.account(&name))
     } else if let Some(app_id) = target.parameters.from_appid {
-        by_app_id(snapshot, app_id)
+        only(by_app_id(snapshot, app_id, &caller.client))?
     } else if let (Need::Secret | Need::AppId | Need::AppSecret, Some(app_id)) =
         (target.judged.need, target.parameters.appid.filter(|app_id| !app_id.is_empty()))
     {
-        by_app_id(snapshot, app_id)
+        only(by_app_id(snapshot, app_id, &caller.client).filter(|account| on(account, Platform::Weixin)))?
     } else {
         let only = caller.client.only_account(|| snapshot.only_name()).ok_or(Refusal::AccountUnknown)?;
         snapshot.account(only)
@@ -130,6 +130,28 @@ fn account<'a>(
     account.filter(|account| caller.client.may_use(&account.name)).ok_or(Refusal::AccountForbidden)
 }
 
-pub(super) fn by_app_id<'a>(snapshot: &'a Snapshot, raw: &str) -> Option<&'a Arc<Account>> {
-    AppId::parse(&query::decode(raw)?).and_then(|app_id| snapshot.account_of(&app_id))
+/// The accounts of this AppID that the client may use.
+fn by_app_id<'a>(
+    snapshot: &'a Snapshot,
+    raw: &str,
+    client: &Client,
+) -> impl Iterator<Item = &'a Arc<Account>> {
+    let app_id = query::decode(raw).and_then(|text| AppId::parse(&text));
+    let accounts = app_id.map(|app_id| snapshot.accounts_of(&app_id)).unwrap_or_default();
+    accounts.iter().filter(|account| client.may_use(&account.name))
+}
+
+/// Whether an account lives there.
+pub(super) fn on(account: &Account, platform: Platform) -> bool {
+    account.grant.platform() == platform
+}
+
+/// The only one, if there is one. A corpid may be several accounts', and then it chooses none.
+fn only<'a>(
+    mut accounts: impl Iterator<Item = &'a Arc<Account>>,
+) -> Result<Option<&'a Arc<Account>>, Refusal> {
+    match (accounts.next(), accounts.next()) {
+        (_, Some(_)) => Err(Refusal::AccountUnknown),
+        (only, None) => Ok(only),
+    }
 }

@@ -9,17 +9,19 @@ use rustls::server::danger::ClientCertVerifier;
 use crate::clients::Clients;
 use crate::config::{Limits, Server};
 use crate::token::TokenHandle;
-use crate::types::{AccountName, AppId, AppSecret};
+use crate::types::{AccountName, AppId, AppSecret, GrantKind};
 
 /// One account, with its token at hand.
 #[derive(Debug)]
 pub struct Account {
     /// The operator's name for it.
     pub name: AccountName,
-    /// Its AppID.
+    /// Its AppID; the corpid, on `WeCom`.
     pub app_id: AppId,
     /// Its secret, for the few calls that need it.
     pub app_secret: AppSecret,
+    /// How it gets its tokens, and with that its platform.
+    pub grant: GrantKind,
     /// Where its token is read.
     pub token: TokenHandle,
 }
@@ -45,7 +47,7 @@ pub struct Snapshot {
     /// What connections accepted from now on speak TLS with; `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
     by_name: HashMap<AccountName, Arc<Account>>,
-    by_app_id: HashMap<AppId, Arc<Account>>,
+    by_app_id: HashMap<AppId, Vec<Arc<Account>>>,
 }
 
 // === impl Snapshot ===
@@ -58,8 +60,10 @@ impl Snapshot {
         server: &Server,
         tls: Option<Arc<Tls>>,
     ) -> Self {
-        let by_app_id =
-            accounts.iter().map(|account| (account.app_id.clone(), Arc::clone(account))).collect();
+        let mut by_app_id = HashMap::<AppId, Vec<Arc<Account>>>::with_capacity(accounts.len());
+        for account in &accounts {
+            by_app_id.entry(account.app_id.clone()).or_default().push(Arc::clone(account));
+        }
         let by_name = accounts.into_iter().map(|account| (account.name.clone(), account)).collect();
         let (limits, spool_dir) = (server.limits.clone(), server.spool_dir.clone());
         Self { clients, limits, spool_dir, tls, by_name, by_app_id }
@@ -70,9 +74,9 @@ impl Snapshot {
         self.by_name.get(name)
     }
 
-    /// The account of this AppID.
-    pub fn account_of(&self, app_id: &AppId) -> Option<&Arc<Account>> {
-        self.by_app_id.get(app_id)
+    /// The accounts of this AppID: one, or none; several where it is a corpid that applications share.
+    pub fn accounts_of(&self, app_id: &AppId) -> &[Arc<Account>] {
+        self.by_app_id.get(app_id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The name of the only account, if there is only one.

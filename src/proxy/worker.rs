@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use super::accept::{self, Listener};
 use super::snapshot::{Account, Snapshot};
-use super::upstream::{Stats, Upstream};
+use super::upstream::{Stats, Upstreams};
 use super::vitals::{Connections, Ending, SWEEP_EVERY};
 use crate::clients::Client;
 use crate::config;
 use crate::telemetry::metrics::{RouteCounts, WorkerCounts};
 use crate::token::{NoToken, Token, TokenHandle};
-use crate::types::{AccountName, ClientName, RequestId};
+use crate::types::{AccountName, ClientName, Platform, RequestId};
 
 /// How a stop proceeds; each step follows from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +79,7 @@ pub struct Running {
 
 /// What requests of one worker share.
 pub(crate) struct Worker {
-    pub(super) upstream: Upstream,
+    pub(super) upstreams: Upstreams,
     pub(super) connections: Connections,
     pub(super) counts: Arc<WorkerCounts>,
     pub(super) permits: Arc<Semaphore>,
@@ -104,6 +104,7 @@ pub(super) struct View {
 pub(super) struct RouteEntry {
     pub(super) client: ClientName,
     pub(super) account: AccountName,
+    pub(super) platform: Platform,
     pub(super) counts: Arc<RouteCounts>,
     /// The token as this worker last read it.
     token: RefCell<Option<Rc<Token>>>,
@@ -148,7 +149,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     let mut phase = setup.phase;
     let mut last_phase = phase.clone();
     let worker = Rc::new(Worker {
-        upstream: Upstream::new(&setup.upstream, setup.upstream_tls),
+        upstreams: Upstreams::new(&setup.upstream, &setup.upstream_tls),
         connections: Connections::default(),
         counts: setup.counts,
         permits: setup.permits,
@@ -160,7 +161,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         refusals_logged: Cell::new((None, 0)),
     });
     // The other side is only gone when the start has failed elsewhere; the phase will say so.
-    let _told = started.send(worker.upstream.stats());
+    let _told = started.send(worker.upstreams.stats());
 
     let mut accepting: Vec<_> = listeners
         .into_iter()
@@ -208,7 +209,7 @@ async fn keep_house(worker: Rc<Worker>, mut snapshot: watch::Receiver<Arc<Snapsh
         }
         std::future::pending::<()>().await;
     };
-    tokio::join!(sweeping, reloading, worker.upstream.maintain());
+    tokio::join!(sweeping, reloading, worker.upstreams.maintain());
 }
 
 /// Ends when no connection has anything left to say.
@@ -291,6 +292,7 @@ impl View {
             Rc::new(RouteEntry {
                 client: client.name.clone(),
                 account: account.name.clone(),
+                platform: account.grant.platform(),
                 counts: counts.route(&client.name, &account.name),
                 token: RefCell::new(None),
             })

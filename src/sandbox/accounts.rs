@@ -2,7 +2,9 @@
 //!
 //! `/cgi-bin/token`: each call issues a new token, the last one stays good for the overlap, the one before dies.
 //! `/cgi-bin/stable_token`: the same token until its last five minutes, then a new one beside it. The two families
-//! know nothing of each other. `developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html`
+//! know nothing of each other. `WeCom`'s `/cgi-bin/gettoken`: the same token as long as it lives, then a new one (§9:
+//! nothing promises one before; `developer.work.weixin.qq.com/document/path/91039`).
+//! `developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html`
 //! and `/doc/service/api/base/api_getstableaccesstoken.html`, read 2026-11-22.
 
 use std::collections::{HashMap, VecDeque};
@@ -144,6 +146,16 @@ impl Accounts {
         self.by_app_id.get(app_id).copied()
     }
 
+    /// The `WeCom` application of this corp with this secret; the code of why there is none.
+    pub(super) fn find_application(&self, corpid: &str, secret: &str) -> Result<usize, i64> {
+        let of_corp = |account: &&Account| account.kind == AccountKind::WeCom && account.corpid() == corpid;
+        if !self.list.iter().any(|account| of_corp(&account)) {
+            return Err(40013);
+        }
+        let found = self.list.iter().position(|account| of_corp(&account) && account.app_secret == secret);
+        found.ok_or(40001)
+    }
+
     pub(super) fn at(&self, index: usize) -> Option<&Account> {
         self.list.get(index)
     }
@@ -190,6 +202,16 @@ impl Accounts {
         let left = current.as_deref().map_or(0, |token| self.left(token, now));
         match current {
             Some(token) if left > self.terms.overlap_ms => Some(Grant { token, expires_in_s: left / 1000 }),
+            _ => self.issue(index, Endpoint::StableToken, now),
+        }
+    }
+
+    /// A call of `/cgi-bin/gettoken`.
+    pub(super) fn fetch_wecom(&mut self, index: usize, now: Ms) -> Option<Grant> {
+        let current = self.family(index, Endpoint::StableToken)?.current.clone();
+        let left = current.as_deref().map_or(0, |token| self.left(token, now));
+        match current {
+            Some(token) if left > 0 => Some(Grant { token, expires_in_s: left / 1000 }),
             _ => self.issue(index, Endpoint::StableToken, now),
         }
     }
@@ -282,7 +304,10 @@ impl Accounts {
     }
 
     fn issue(&mut self, index: usize, endpoint: Endpoint, now: Ms) -> Option<Grant> {
-        let token = forge::token();
+        let token = match self.list.get(index)?.kind {
+            AccountKind::OfficialAccount | AccountKind::MiniProgram => forge::token(),
+            AccountKind::WeCom => forge::wecom_token(),
+        };
         let lives = self.terms.lives_ms;
         let family = self.family(index, endpoint)?;
         family.previous = family.current.replace(token.clone());
@@ -332,6 +357,11 @@ impl Account {
             stable_token: Family::default(),
             forced: Forced::default(),
         }
+    }
+
+    /// The part of a `WeCom` account's id that callers send.
+    fn corpid(&self) -> &str {
+        self.app_id.split_once(':').map_or(&self.app_id, |(corpid, _)| corpid)
     }
 
     /// Whether this address is outside a list that is switched on.

@@ -113,7 +113,7 @@ fn act(state: &mut State, call: &Call, record: &mut Record, now: Ms, quotas: Quo
     match call.path.as_str() {
         "/cgi-bin/token" => return token_calls::token(state, call, now, quotas),
         "/cgi-bin/stable_token" => return token_calls::stable_token(state, call, now, quotas),
-        "/cgi-bin/gettoken" => return token_calls::gettoken(state, call, now),
+        "/cgi-bin/gettoken" => return token_calls::gettoken(state, call, now, quotas),
         "/cgi-bin/clear_quota/v2" => return token_calls::clear_quota_v2(state, call, now),
         _ => {}
     }

@@ -74,6 +74,32 @@ pub(super) fn text(errcode: i64) -> &'static str {
     }
 }
 
+/// The text of an errcode on `WeCom`, without the hint and the address that follow
+/// (`developer.work.weixin.qq.com/document/path/90313`; the form is real, §9).
+pub(super) fn wecom_text(errcode: i64) -> &'static str {
+    match errcode {
+        -1 => "system busy",
+        40001 => "invalid credential",
+        40003 => "invalid userid",
+        40008 => "invalid message type",
+        40013 => "invalid corpid",
+        40014 => "invalid access_token",
+        40029 => "invalid code",
+        40056 => "invalid agentid",
+        41001 => "access_token missing",
+        41002 => "corpid missing",
+        41004 => "corpsecret missing",
+        42001 => "access_token expired", // real
+        45009 => "api freq out of limit",
+        50003 => "app disabled",
+        60020 => "not allow to access from your ip",
+        60111 => "userid not found",
+        60123 => "invalid party id",
+        81013 => "user & party & tag all invalid",
+        other => text(other),
+    }
+}
+
 /// The text on `/sns/`, a sub-system of its own: no hint at `getStableAccessToken` there (real, 2026-09-17).
 pub(super) fn sns_text(errcode: i64) -> &'static str {
     match errcode {

@@ -9,6 +9,11 @@ pub(super) fn token() -> String {
     format!("{}_{}", fastrand::u8(60..99), text(133))
 }
 
+/// A token of `WeCom`: some 210 characters, without a number in front (as its pages print them; up to 512 bytes, §9).
+pub(super) fn wecom_token() -> String {
+    text(214)
+}
+
 /// `rid`: three groups of eight hexadecimal digits, the first the time (§3.3).
 pub(super) fn rid(now: Ms) -> String {
     let seconds = u32::try_from((now / 1000) & 0xffff_ffff).unwrap_or(0);

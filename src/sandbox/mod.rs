@@ -98,7 +98,8 @@ pub enum Quotas {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxAccount {
-    /// The AppID, or the corpid.
+    /// The AppID. For `WeCom` the corpid, or, where a corp has several applications, `corpid:application`: so control
+    /// can tell them apart, which callers do by their secret.
     pub app_id: String,
     /// Its secret: made up, never a real one.
     pub app_secret: String,
@@ -116,7 +117,7 @@ pub enum AccountKind {
     OfficialAccount,
     /// 小程序 or 小游戏: an IP allow-list covers the calls that carry the AppSecret.
     MiniProgram,
-    /// 企业微信: `/cgi-bin/gettoken`, its own error texts (§9).
+    /// 企业微信: `/cgi-bin/gettoken`, APIs and errors of its own (§9). Its IP list covers every call.
     WeCom,
 }
 

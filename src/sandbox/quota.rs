@@ -176,6 +176,7 @@ const DAILY: &[(&str, u64)] = &[
 
 const MINUTE: &[(&str, u64)] = &[
     ("/cgi-bin/stable_token", 10_000),
+    ("/cgi-bin/gettoken", 10_000),
     ("/wxa/img_sec_check", 2000),
     ("/wxa/getwxacodeunlimit", 5000), // from memory, unverified (§8)
 ];

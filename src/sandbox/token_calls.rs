@@ -11,7 +11,7 @@ use super::clock::Ms;
 use super::reply::Reply;
 use super::request::{Call, Json};
 use super::state::State;
-use super::{AccountKind, Quotas};
+use super::{AccountKind, Quotas, errors};
 
 /// What a caller says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -74,28 +74,43 @@ pub(super) fn stable_token(state: &mut State, call: &Call, now: Ms, quotas: Quot
 }
 
 /// `WeCom`: repeated calls inside a token's life return the same token, and success carries errcode 0 (§9).
-pub(super) fn gettoken(state: &mut State, call: &Call, now: Ms) -> Reply {
-    let found = call.query("corpid").and_then(|corpid| state.accounts.find(corpid));
-    let account = found.and_then(|index| Some((index, state.accounts.at(index)?)));
-    let Some((index, account)) = account.filter(|(_, account)| account.kind == AccountKind::WeCom) else {
-        return wecom_error(40013, "invalid corpid", call, now);
-    };
-    if call.query("corpsecret") != Some(account.app_secret.as_str()) {
-        return wecom_error(40001, "invalid credential", call, now);
-    }
-    if account.turns_away(call.peer) {
-        return wecom_error(60020, "not allow to access from your ip", call, now);
-    }
-    match state.accounts.fetch_stable(index, now) {
-        Some(grant) => Reply::json(&json!({
+///
+/// *Our choice*: an address that is not trusted gets 60020 here too, and the limit of a minute (10 000, §9) is counted
+/// for an application, not for the corp.
+pub(super) fn gettoken(state: &mut State, call: &Call, now: Ms, quotas: Quotas) -> Reply {
+    let granted = admit_application(state, call, now, quotas)
+        .and_then(|index| state.accounts.fetch_wecom(index, now).ok_or(-1));
+    match granted {
+        Ok(grant) => Reply::json(&json!({
             "errcode": 0, "errmsg": "ok", "access_token": grant.token, "expires_in": grant.expires_in_s,
         })),
-        None => Reply::error(-1, now),
+        Err(errcode) => wecom_error(errcode, call, now),
     }
 }
 
+fn admit_application(state: &mut State, call: &Call, now: Ms, quotas: Quotas) -> Result<usize, i64> {
+    let corpid = call.query("corpid").filter(|text| !text.is_empty()).ok_or(41002)?;
+    let secret = call.query("corpsecret").filter(|text| !text.is_empty()).ok_or(41004)?;
+    let index = state.accounts.find_application(corpid, secret)?;
+    let account = state.accounts.at_mut(index).ok_or(40013)?;
+    if account.frozen {
+        return Err(50003);
+    }
+    if account.turns_away(call.peer) {
+        return Err(60020);
+    }
+    account.ledger.take(&call.path, now, quotas).map_err(wecom_quota)?;
+    Ok(index)
+}
+
+/// `WeCom` has one code for every limit of frequency.
+pub(super) fn wecom_quota(errcode: i64) -> i64 {
+    if errcode == 45011 { 45009 } else { errcode }
+}
+
 /// An error in `WeCom`'s form.
-pub(super) fn wecom_error(errcode: i64, text: &str, call: &Call, now: Ms) -> Reply {
+pub(super) fn wecom_error(errcode: i64, call: &Call, now: Ms) -> Reply {
+    let text = errors::wecom_text(errcode);
     let hint = format!("{}{:010}", now, fastrand::u32(..));
     Reply::json(&json!({
         "errcode": errcode,
@@ -152,7 +167,8 @@ fn admit(
 fn check(state: &State, call: &Call, credentials: Credentials<'_>) -> Result<usize, i64> {
     let app_id = credentials.app_id.filter(|id| !id.is_empty()).ok_or(41002)?;
     let index = state.accounts.find(app_id).ok_or(40013)?;
-    let account = state.accounts.at(index).ok_or(40013)?;
+    let account = state.accounts.at(index).filter(|account| account.kind != AccountKind::WeCom);
+    let account = account.ok_or(40013)?;
     if credentials.grant_type != Some("client_credential") {
         return Err(40002);
     }

@@ -26,7 +26,7 @@ use super::source::{SourceError, TokenSource, fetch_caught};
 use super::status::{Ending, Record};
 use super::store::{Stored, TokenStore};
 use super::{Progress, Shared, TokenHandle, watch};
-use crate::types::{AccountName, AppId, Generation, TokenDigest, UnixSeconds};
+use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::{Grant, LIVES_MAX, Mode, Pace, TokenCallError};
 
 /// What a keeper needs to know besides its source and its store.
@@ -36,6 +36,8 @@ pub struct Life {
     pub account: AccountName,
     /// Its AppID: a stored token of another one is not this account's.
     pub app_id: AppId,
+    /// How it gets its tokens.
+    pub grant: GrantKind,
     /// Requests that may wait for a token at one time; more are turned away at once.
     pub waiters_max: usize,
     /// Bounds the fetches of all accounts at one time, and at the start their loads; 64 is plenty. Shared by all keepers.
@@ -302,12 +304,16 @@ impl<S: TokenSource> Keeper<S> {
             return Ending::Same;
         }
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
+        let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
+            let told = old.expires_at.since(old.obtained_at);
+            schedule::lives_on(self.life.grant, told, old.left(begun, wall), grant.lives)
+        });
         let token = Token {
             access_token: grant.token,
             generation: if is_same { generation } else { generation.next() },
             obtained_at: wall,
-            expires_at: wall.plus(grant.lives),
-            good_until: begun + grant.lives,
+            expires_at: wall.plus(lives),
+            good_until: begun + lives,
         };
         self.save(&token);
         self.shared.cell.publish(token.clone());
@@ -364,6 +370,7 @@ impl<S: TokenSource> Keeper<S> {
 
     fn plan(&mut self, turn: Turn) {
         self.next = schedule::next_try(&Situation {
+            kind: self.life.grant,
             now: Instant::now(),
             good_until: self.shared.cell.alive().map(|token| token.good_until),
             turn,

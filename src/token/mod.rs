@@ -47,7 +47,7 @@ mod watch;
 pub use cell::{Guard, Token};
 pub use clock::WallClock;
 pub use keeper::{KeeperTask, Life, start};
-pub use source::{SourceError, StableTokenSource, TokenSource, http_client};
+pub use source::{HttpTokenSource, SourceError, TokenSource, http_client};
 pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore};
 

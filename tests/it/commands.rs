@@ -90,7 +90,7 @@ async fn a_bad_configuration_is_2_with_all_faults_at_once_and_no_port_is_bound()
         assert_eq!(ran.code, 2, "{ran:?}");
         let lines: Vec<&str> = ran.err.lines().collect();
         for (line, fault) in
-            [("proxy.toml:3:", "workers"), ("proxy.toml:10:", "knid"), ("proxy.toml:19:", "app_secret_file")]
+            [("proxy.toml:3:", "workers"), ("proxy.toml:11:", "knid"), ("proxy.toml:20:", "app_secret_file")]
         {
             assert!(
                 lines.iter().any(|said| said.contains(line) && said.contains(fault)),
@@ -173,11 +173,16 @@ async fn check_online_finds_nothing_where_all_is_well_even_beside_a_running_weig
 #[tokio::test(flavor = "multi_thread")]
 async fn check_online_says_each_fault_with_its_cure() {
     let wechat = wechat_with(|mut options| {
-        options.accounts = vec![SandboxAccount::new(APP_ID, APP_SECRET).of_kind(AccountKind::MiniProgram)];
+        let corp = SandboxAccount::new("ww1", "corp-secret").of_kind(AccountKind::WeCom);
+        options.accounts =
+            vec![SandboxAccount::new(APP_ID, APP_SECRET).of_kind(AccountKind::MiniProgram), corp];
         options
     })
     .await;
-    let setup = Setup::new();
+    let setup = Setup::new().and(
+        "[[accounts]]\nname = \"corp\"\napp_id = \"ww1\"\napp_secret_file = \"corp\"\ngrant = \"wecom\"",
+    );
+    crate::harness::write_private(&setup.dir.path().join("corp"), "corp-secret");
     let path = setup.write(&wechat);
     let check = || run(&["check", "--online", "--config", path.to_str().unwrap()]);
 
@@ -193,6 +198,13 @@ async fn check_online_says_each_fault_with_its_cure() {
     assert_fault(&check(), &words);
     wechat.control().set_ip_allow_list(APP_ID, None).unwrap();
     assert_eq!(check().code, 0);
+
+    wechat.control().set_secret("ww1", "another").unwrap();
+    let words = ["FAULT token call of account corp", "40001", "the secret is not one of this corpid's"];
+    assert_fault(&check(), &words);
+    wechat.control().set_secret("ww1", "corp-secret").unwrap();
+    let ran = check();
+    assert!(ran.code == 0 && ran.out.contains("good  token call of account corp"), "{ran:?}");
 
     // The authority of another sandbox.
     let other = crate::harness::wechat().await;

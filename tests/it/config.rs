@@ -72,7 +72,7 @@ fn the_sample_loads_with_every_setting_taken_into_use() {
     let base = base_dir();
     let loaded = parse("proxy.toml", &sample_in_full(), &environment, base.path())
         .unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(loaded.config.accounts.len(), 2);
+    assert_eq!(loaded.config.accounts.len(), 3);
     assert_eq!(loaded.config.clients.len(), 1);
     assert!(loaded.config.server.tls.is_some());
     // The defaults that the sample shows are the defaults: none of them counts as set.

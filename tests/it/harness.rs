@@ -47,6 +47,7 @@ pub(crate) struct Setup {
     server: String,
     clients: String,
     level: &'static str,
+    wecom: Option<String>,
 }
 
 /// weigate in this process.
@@ -82,6 +83,7 @@ impl Setup {
             server: "workers = 2".to_owned(),
             clients: client_lines("orders", CLIENT_KEY, "accounts = [\"shop\"]"),
             level: "info",
+            wecom: None,
         }
     }
 
@@ -128,6 +130,12 @@ impl Setup {
         self
     }
 
+    /// Where the accounts of 企业微信 go; without it, to the same sandbox as all others.
+    pub(crate) fn wecom(mut self, wecom: &Sandbox) -> Self {
+        self.wecom = Some(wecom.base_url());
+        self
+    }
+
     /// `trace`, `debug` …
     pub(crate) fn log_level(mut self, level: &'static str) -> Self {
         self.level = level;
@@ -145,9 +153,10 @@ impl Setup {
         std::fs::write(dir.join("ca.pem"), ca_pem.unwrap_or_default()).unwrap();
         write_private(&dir.join("secret"), APP_SECRET);
         let ca = if ca_pem.is_some() { "ca_file = \"ca.pem\"" } else { "" };
+        let wecom = self.wecom.as_deref().unwrap_or(base_url);
         let text = format!(
             "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [upstream]\nhosts = [\"{base_url}\"]\n{ca}\n{}[store]\nkind = \"{}\"\n{}\n\
+             [upstream]\nhosts = [\"{base_url}\"]\nwecom_hosts = [\"{wecom}\"]\n{ca}\n{}[store]\nkind = \"{}\"\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
             self.listen,

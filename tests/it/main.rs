@@ -43,4 +43,5 @@ mod tidy;
 mod token_life;
 mod tools;
 mod tricks;
+mod wecom;
 mod wire;

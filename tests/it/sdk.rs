@@ -16,10 +16,12 @@ use serde_json::{Value, json};
 
 use weigate::clients::{self, Signer};
 use weigate::config::PlaceholderKey;
-use weigate::sandbox::{Endpoint, Sandbox, SeenRequest};
+use weigate::sandbox::{AccountKind, Endpoint, Sandbox, SandboxAccount, SeenRequest};
 use weigate::types::{AccountName, ClientName, UnixSeconds};
 
-use crate::harness::{APP_ID, APP_SECRET, CLIENT_KEY, PATIENCE, Proxy, Setup, client, wechat, write_private};
+use crate::harness::{
+    APP_ID, APP_SECRET, CLIENT_KEY, PATIENCE, Proxy, Setup, client, wechat, wechat_with, write_private,
+};
 
 const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 
@@ -33,6 +35,50 @@ async fn wechatpy_makes_more_than_twenty_calls_and_never_notices_that_the_token_
         command
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wechatpys_client_for_wecom_never_notices_that_the_token_was_revoked() {
+    let python = installed("venv/bin/python");
+    let (corpid, secret) = ("ww0123456789abcdef", "canary-corp-secret-77ab");
+    let wechat = wechat_with(|mut options| {
+        options.accounts.push(SandboxAccount::new(corpid, secret).of_kind(AccountKind::WeCom));
+        options
+    })
+    .await;
+    let setup = Setup::new()
+        .clients(&crate::harness::client_lines("orders", CLIENT_KEY, "accounts = [\"shop\", \"corp\"]"))
+        .and(&format!(
+            "[[accounts]]\nname = \"corp\"\napp_id = \"{corpid}\"\napp_secret_file = \"corp\"\ngrant = \"wecom\""
+        ));
+    write_private(&setup.dir.path().join("corp"), secret);
+    let proxy = setup.start(&wechat).await;
+    let token = || wechat.control().current_token(corpid, Endpoint::StableToken).unwrap().unwrap();
+
+    let mut command = Command::new(python);
+    let arguments = [&proxy.url(""), corpid, CLIENT_KEY];
+    command.arg("-B").arg(script("wechatpy_wecom.py")).args(arguments).env("NO_PROXY", "*");
+    let mut sdk = Sdk::start(&mut command);
+    sdk.pause();
+    let first = token();
+    wechat.control().revoke_tokens(corpid).unwrap();
+    sdk.go_on();
+    let lines = sdk.end();
+    let second = token();
+    assert_ne!(first, second);
+
+    let placeholders: BTreeSet<&str> = lines.iter().filter_map(|line| line["placeholder"].as_str()).collect();
+    assert_eq!(placeholders.len(), 1, "one placeholder all along");
+    assert_eq!(lines.iter().filter(|line| line["call"].is_string()).count(), 22);
+    let told = format!("{lines:?}");
+    for hidden in [first.as_str(), &second, secret] {
+        assert!(!told.contains(hidden), "the SDK was told a secret");
+    }
+    let counters = wechat.control().counters();
+    assert_eq!((counters.bad_token_calls, counters.token_calls_at("/cgi-bin/gettoken")), (1, 2));
+    for request in wechat.control().requests(None, usize::MAX) {
+        assert!(!format!("{request:?}").contains(CLIENT_KEY), "{} carried the client's key", request.path);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use weigate::clients;
 use weigate::config;
-use weigate::sandbox::{ArrangedReply, Endpoint, Fault, FaultDoes, Sandbox, SandboxAccount};
+use weigate::sandbox::{AccountKind, ArrangedReply, Endpoint, Fault, FaultDoes, Sandbox, SandboxAccount};
 use weigate::telemetry::log::{Cut, FIELD_BYTES_MAX};
 use weigate::types::{AccessToken, AppSecret, ClientKey};
 
@@ -26,6 +26,8 @@ use crate::harness::{
 
 /// As WeChat makes them: 32 hexadecimal digits.
 const SECRET: &str = "c0ffee5ec2e7c0ffee5ec2e7c0ffee99";
+/// Of an application of 企业微信: it travels in the query of the token call.
+const CORP_SECRET: &str = "canary_Corp-Secret_9f8e7d6c5b4a39281706f5e4d3";
 /// A key that was never given out, but might be another system's.
 const WRONG_KEY: &str = "wgk_wrong-canary-0f2b4e6a8c9d7b5f3e1a";
 const PLACEHOLDER_KEY: [u8; 32] = *b"canary placeholder key, 32 bytes";
@@ -44,11 +46,19 @@ struct Heard(Vec<(String, Vec<u8>)>);
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_log_answer_metric_or_command_line() {
     let wechat = wechat_with(|mut options| {
-        options.accounts = vec![SandboxAccount::new(APP_ID, SECRET)];
+        let corp = SandboxAccount::new("ww5ec2e7", CORP_SECRET).of_kind(AccountKind::WeCom);
+        options.accounts = vec![SandboxAccount::new(APP_ID, SECRET), corp];
         options
     })
     .await;
-    let setup = Setup::new().with_file_store().log_level("trace");
+    // The first calls fail in ways whose errors might print a URL.
+    for does in [FaultDoes::Close, FaultDoes::CutBody(5), FaultDoes::Garbage] {
+        wechat.control().add_fault(Fault { count: Some(1), ..fault("/cgi-bin/gettoken", does) });
+    }
+    let setup = Setup::new().with_file_store().log_level("trace").and(
+        "[[accounts]]\nname = \"corp\"\napp_id = \"ww5ec2e7\"\napp_secret_file = \"corp\"\ngrant = \"wecom\"",
+    );
+    write_private(&setup.dir.path().join("corp"), CORP_SECRET);
     let setup = setup
         .server("limits = { request_ms_max = 3000 }")
         .and("[placeholder]\nkey_file = \"placeholder.key\"");
@@ -61,6 +71,7 @@ async fn no_secret_is_in_any_log_answer_metric_or_command_line() {
     let mut heard = Heard::default();
     let mut canaries = Canaries::default();
     canaries.add("AppSecret", SECRET);
+    canaries.add("secret of a corp's application", CORP_SECRET);
     canaries.add("client key", CLIENT_KEY);
     canaries.add("wrong key", WRONG_KEY);
     canaries.add_bytes("placeholder key", &PLACEHOLDER_KEY);

@@ -9,7 +9,7 @@ use super::super::{Account, Client, ClientAccounts, PathPattern, file};
 use super::Checker;
 use super::certs::Taken;
 use super::files::hex_32;
-use crate::types::{AccountName, AppId, AppSecret, ClientName};
+use crate::types::{AccountName, AppId, AppSecret, ClientName, GrantKind, Platform};
 
 /// What the clients' sections are judged by beside themselves.
 #[derive(Debug, Clone, Copy)]
@@ -26,20 +26,30 @@ impl Checker<'_> {
             self.enter(0);
             self.faults.whole("there is no account, it takes at least one section [[accounts]]");
         }
-        let (mut names, mut app_ids) = (HashMap::new(), HashMap::new());
+        let (mut names, mut app_ids, mut corps) = (HashMap::new(), HashMap::new(), HashSet::new());
         let mut accounts = Vec::with_capacity(people.iter().filter_map(written).sum());
         for (source, account) in each_account(people) {
             self.enter(source);
             let name = account.name.as_ref().and_then(|text| self.account_name("name", text));
             let app_id = account.app_id.as_ref().and_then(|text| self.app_id(text));
             let app_secret = account.app_secret.as_ref().and_then(|source| self.app_secret(source));
-            if let Some(grant) = &account.grant {
-                self.grant(grant);
-            }
+            let grant = account.grant.as_ref().map_or(Some(GrantKind::default()), |grant| self.grant(grant));
             self.refuse_repeated(&mut names, account.name.as_ref(), "another account has this name");
-            self.refuse_repeated(&mut app_ids, account.app_id.as_ref(), "another account has this `app_id`");
-            if let (Some(name), Some(app_id), Some(app_secret)) = (name, app_id, app_secret) {
-                accounts.push(Account { name, app_id, app_secret });
+            let known_as = account.app_id.as_ref();
+            match grant.map(GrantKind::platform) {
+                Some(Platform::Weixin) => {
+                    self.refuse_repeated(&mut app_ids, known_as, "another account has this `app_id`");
+                }
+                // A corp has a secret for each of its applications, and each is an account.
+                Some(Platform::Wecom) => {
+                    self.refuse_one_application_twice(&mut corps, known_as, app_secret.as_ref());
+                }
+                None => {}
+            }
+            if let (Some(name), Some(app_id), Some(app_secret), Some(grant)) =
+                (name, app_id, app_secret, grant)
+            {
+                accounts.push(Account { name, app_id, app_secret, grant });
             }
         }
         let names: Vec<&str> = accounts.iter().map(|account: &Account| account.name.as_str()).collect();
@@ -67,14 +77,29 @@ impl Checker<'_> {
         Some(AppSecret::new(secret.as_str().to_owned()))
     }
 
-    fn grant(&mut self, grant: &Spanned<String>) {
-        match grant.get_ref().as_str() {
-            "stable_token" => {}
-            "token" | "wecom" => {
-                let message = "this `grant` comes in a later release, \"stable_token\" is here today";
-                self.faults.at(grant, message);
-            }
-            _ => self.faults.at(grant, "`grant` is not a way to get tokens, it is \"stable_token\""),
+    fn grant(&mut self, written: &Spanned<String>) -> Option<GrantKind> {
+        let kind = GrantKind::ALL.into_iter().find(|kind| kind.word() == written.get_ref());
+        if kind.is_none() {
+            let words = GrantKind::ALL.map(|kind| format!("\"{}\"", kind.word()));
+            let message = format!("`grant` is not a way to get tokens, it is {}", words.join(" or "));
+            self.faults.at(written, message);
+        }
+        kind
+    }
+
+    fn refuse_one_application_twice<'t>(
+        &mut self,
+        seen: &mut HashSet<(&'t str, String)>,
+        corpid: Option<&'t Spanned<String>>,
+        secret: Option<&AppSecret>,
+    ) {
+        // The secrets themselves are not compared: two that differ must not be told apart by how long that takes.
+        if let (Some(corpid), Some(secret)) = (corpid, secret)
+            && !seen.insert((corpid.get_ref(), format!("{secret:?}")))
+        {
+            let message =
+                "another account has this `app_id` and this secret, each application has a secret of its own";
+            self.faults.at(corpid, message);
         }
     }
 

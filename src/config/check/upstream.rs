@@ -11,8 +11,12 @@ impl Checker<'_> {
     pub(super) fn upstream(&mut self, file: &file::Upstream) -> Upstream {
         let by_default = Upstream::default();
         let hosts = match &file.hosts {
-            Some(written) => self.hosts(written, &by_default.hosts),
+            Some(written) => self.hosts("upstream.hosts", written, &by_default.hosts),
             None => by_default.hosts,
+        };
+        let wecom_hosts = match &file.wecom_hosts {
+            Some(written) => self.hosts("upstream.wecom_hosts", written, &by_default.wecom_hosts),
+            None => by_default.wecom_hosts,
         };
         let ca_pem = file.ca_file.as_ref().and_then(|path| self.authorities("upstream.ca_file", path));
         if ca_pem.is_some() {
@@ -21,6 +25,7 @@ impl Checker<'_> {
         let http2 = self.http2(file, &hosts);
         let mut upstream = Upstream {
             hosts,
+            wecom_hosts,
             ca_pem,
             http2,
             connect: self.span(
@@ -69,25 +74,30 @@ impl Checker<'_> {
         true
     }
 
-    fn hosts(&mut self, written: &file::Texts, by_default: &[UpstreamHost]) -> Vec<UpstreamHost> {
+    fn hosts(
+        &mut self,
+        setting: &'static str,
+        written: &file::Texts,
+        by_default: &[UpstreamHost],
+    ) -> Vec<UpstreamHost> {
         if written.get_ref().is_empty() {
-            let message =
-                "`upstream.hosts` is empty, it takes at least one, such as \"https://api.weixin.qq.com\"";
+            let example = by_default.first().map(ToString::to_string).unwrap_or_default();
+            let message = format!("`{setting}` is empty, it takes at least one, such as \"{example}\"");
             self.faults.at(written, message);
         }
         let mut hosts = Vec::new();
         for text in written.get_ref() {
             match host(text.get_ref()) {
                 Ok(host) if hosts.contains(&host) => {
-                    self.faults.at(text, "`upstream.hosts` has this host already, leave it out");
+                    self.faults.at(text, format!("`{setting}` has this host already, leave it out"));
                 }
                 Ok(host) => hosts.push(host),
-                Err(fault) => self.faults.at(text, format!("`upstream.hosts` {fault}")),
+                Err(fault) => self.faults.at(text, format!("`{setting}` {fault}")),
             }
         }
         if hosts != by_default {
             let all: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-            self.note("upstream.hosts", all.join(", "));
+            self.note(setting, all.join(", "));
         }
         hosts
     }
@@ -162,6 +172,7 @@ impl Default for Upstream {
         let host = |name: &str| UpstreamHost { tls: true, host: name.to_owned(), port: 443 };
         Self {
             hosts: vec![host("api.weixin.qq.com"), host("api2.weixin.qq.com")],
+            wecom_hosts: vec![host("qyapi.weixin.qq.com")],
             ca_pem: None,
             http2: false,
             connect: Duration::from_secs(3),

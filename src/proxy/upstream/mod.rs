@@ -76,6 +76,7 @@ pub use stats::{Counter, Stats};
 pub use tls::{TlsConfigError, tls_config};
 
 use crate::config;
+use crate::types::Platform;
 use body::Reading;
 use buffers::Buffers;
 use connection::{Connection, Way};
@@ -85,7 +86,14 @@ use pool::{Bounds, Choice, Host};
 /// An error of a request's body; looked at by nobody, since it may hold anything.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A worker's connections to all upstream hosts. Cheap to clone; stays on its thread.
+/// A worker's connections to both platforms: two pools of one kind, which share counters.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    weixin: Upstream,
+    wecom: Upstream,
+}
+
+/// A worker's connections to all hosts of one platform. Cheap to clone; stays on its thread.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     inner: Rc<Inner>,
@@ -134,6 +142,37 @@ pub enum Payload<'a> {
     },
 }
 
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// No connection is made yet. `tls` is what [`tls_config`] gives.
+    pub fn new(settings: &config::Upstream, tls: &Arc<rustls::ClientConfig>) -> Self {
+        let stats = Arc::<Stats>::default();
+        let pool = |hosts: &[config::UpstreamHost]| {
+            Upstream::to(hosts, settings, Arc::clone(tls), dial::system_resolver(), Arc::clone(&stats))
+        };
+        Self { weixin: pool(&settings.hosts), wecom: pool(&settings.wecom_hosts) }
+    }
+
+    /// The connections to this platform.
+    pub fn of(&self, platform: Platform) -> &Upstream {
+        match platform {
+            Platform::Weixin => &self.weixin,
+            Platform::Wecom => &self.wecom,
+        }
+    }
+
+    /// The counters of both, for any thread to read.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.weixin.stats()
+    }
+
+    /// [`Upstream::maintain`] for both.
+    pub async fn maintain(&self) {
+        tokio::join!(self.weixin.maintain(), self.wecom.maintain());
+    }
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -142,15 +181,24 @@ impl Upstream {
         Self::with_resolver(settings, tls, dial::system_resolver())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "handles, shared by all hosts")]
     fn with_resolver(
         settings: &config::Upstream,
         tls: Arc<rustls::ClientConfig>,
         resolve: dial::Resolve,
     ) -> Self {
-        let stats = Arc::new(Stats::default());
+        Self::to(&settings.hosts, settings, tls, resolve, Arc::default())
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "handles, shared by all hosts")]
+    fn to(
+        hosts: &[config::UpstreamHost],
+        settings: &config::Upstream,
+        tls: Arc<rustls::ClientConfig>,
+        resolve: dial::Resolve,
+        stats: Arc<Stats>,
+    ) -> Self {
         let tls = if settings.http2 { Arc::new(tls::offering_http2(&tls)) } else { tls };
-        let hosts = settings.hosts.iter().map(|host| {
+        let hosts = hosts.iter().map(|host| {
             let bounds = Bounds {
                 idle: settings.idle,
                 idle_connections_max: settings.idle_connections_max,

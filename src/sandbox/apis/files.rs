@@ -40,7 +40,7 @@ fn upload_media(desk: &mut Desk<'_>) -> Answer {
     Ok(reply)
 }
 
-fn download_media(desk: &mut Desk<'_>) -> Answer {
+pub(super) fn download_media(desk: &mut Desk<'_>) -> Answer {
     let id = desk.call.query("media_id").filter(|id| !id.is_empty()).ok_or(41006)?;
     let media = desk.media.find(id, desk.index, Lasts::ThreeDays, desk.now).ok_or(40007)?;
     if media.kind == MediaKind::Video {

@@ -93,12 +93,27 @@ impl Shelf {
 
 /// Believed (§5): the same ticket with decreasing `expires_in` while it lives; a renewed token leaves it alone.
 fn ticket(desk: &mut Desk<'_>) -> Answer {
-    let [jsapi, card] = &mut desk.account.shelf.tickets;
-    let kept = match desk.call.query("type") {
-        Some("jsapi") => jsapi,
-        Some("wx_card") => card,
-        _ => return Err(40097),
-    };
+    match desk.call.query("type") {
+        Some("jsapi") => hand_out(desk, 0),
+        Some("wx_card") => hand_out(desk, 1),
+        _ => Err(40097),
+    }
+}
+
+/// `WeCom`'s ticket of the corp, and that of an application.
+pub(super) fn corp_ticket(desk: &mut Desk<'_>) -> Answer {
+    hand_out(desk, 0)
+}
+
+pub(super) fn application_ticket(desk: &mut Desk<'_>) -> Answer {
+    match desk.call.query("type") {
+        Some("agent_config") => hand_out(desk, 1),
+        _ => Err(40097),
+    }
+}
+
+fn hand_out(desk: &mut Desk<'_>, which: usize) -> Answer {
+    let kept = desk.account.shelf.tickets.get_mut(which).ok_or(40097)?;
     let (ticket, expires_at) = match kept.take() {
         Some((ticket, expires_at)) if desk.now + 1000 <= expires_at => (ticket, expires_at),
         _ => (forge::text(86), desk.now.saturating_add(TICKET_MS)),
@@ -153,7 +168,7 @@ fn clear_quota(desk: &mut Desk<'_>) -> Answer {
 }
 
 /// Addresses kept for documentation: nobody can take them for WeChat's.
-fn addresses(_: &mut Desk<'_>) -> Answer {
+pub(super) fn addresses(_: &mut Desk<'_>) -> Answer {
     Ok(Reply::json(&json!({ "ip_list": ["192.0.2.1", "192.0.2.2", "198.51.100.0/24"] })))
 }
 

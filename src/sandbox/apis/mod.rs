@@ -7,6 +7,7 @@ mod files;
 mod manage;
 mod messages;
 mod users;
+mod wecom;
 mod wxa;
 
 use http::{Method, StatusCode};
@@ -86,14 +87,19 @@ pub(super) enum TokenSeen {
 
 /// Answers a call with a token; `None` where there is no such path.
 pub(super) fn answer(state: &mut State, call: &Call, now: Ms, quotas: Quotas) -> Option<Outcome> {
-    let api = find(&call.path);
-    if api.is_none() && !PREFIXES.iter().any(|prefix| call.path.starts_with(prefix)) {
+    if find(&call.path).is_none() && !PREFIXES.iter().any(|prefix| call.path.starts_with(prefix)) {
         return None;
     }
     let outcome = match holder(state, call, now) {
         Ok(index) => {
-            let reply = serve(state, call, index, api, now, quotas);
-            let reply = reply.unwrap_or_else(|errcode| token_calls::refusal(errcode, call, now));
+            let kind = state.accounts.at(index).map_or(AccountKind::default(), |account| account.kind);
+            let reply = if kind == AccountKind::WeCom {
+                let reply = serve(state, call, index, wecom::find(&call.path), now, quotas);
+                reply.unwrap_or_else(|errcode| token_calls::wecom_error(errcode, call, now))
+            } else {
+                let reply = serve(state, call, index, find(&call.path), now, quotas);
+                reply.unwrap_or_else(|errcode| token_calls::refusal(errcode, call, now))
+            };
             Outcome { reply, account: Some(index), token: TokenSeen::Good }
         }
         Err(away) => {
@@ -134,9 +140,8 @@ fn turn_away(state: &State, call: &Call, away: &TurnedAway, now: Ms) -> Reply {
     let account = away.account.and_then(|index| state.accounts.at(index));
     let wecom = account.map_or(call.wecom_host, |account| account.kind == AccountKind::WeCom);
     match (wecom, away.errcode) {
-        (true, 41001) => token_calls::wecom_error(41001, "access_token missing", call, now),
-        (true, 42001) => token_calls::wecom_error(42001, "access_token expired", call, now),
-        (true, _) => token_calls::wecom_error(40014, "invalid access_token", call, now),
+        (true, 41001 | 42001) => token_calls::wecom_error(away.errcode, call, now),
+        (true, _) => token_calls::wecom_error(40014, call, now),
         (false, errcode) => Reply::error(errcode, now),
     }
 }
@@ -144,14 +149,18 @@ fn turn_away(state: &State, call: &Call, away: &TurnedAway, now: Ms) -> Reply {
 fn serve(state: &mut State, call: &Call, index: usize, api: Option<&Api>, now: Ms, quotas: Quotas) -> Answer {
     let State { accounts, media, users, seen, .. } = state;
     let account = accounts.at_mut(index).ok_or(40001)?;
-    if account.kind == AccountKind::OfficialAccount && account.turns_away(call.peer) {
-        return Err(40164);
+    match account.kind {
+        AccountKind::OfficialAccount if account.turns_away(call.peer) => return Err(40164),
+        AccountKind::WeCom if account.turns_away(call.peer) => return Err(60020),
+        AccountKind::OfficialAccount | AccountKind::MiniProgram | AccountKind::WeCom => {}
     }
     match api.map_or(Allowed::Any, |api| api.method) {
         Allowed::Post if call.method != Method::POST => return Err(43002),
         Allowed::Get if call.method != Method::GET => return Err(43001),
         Allowed::Get | Allowed::Post | Allowed::Any => {}
     }
+    // The limits in the table are those of the other platform.
+    let quotas = if account.kind == AccountKind::WeCom { Quotas::Unlimited } else { quotas };
     account.ledger.take(&call.path, now, quotas)?;
     let Some(api) = api else { return Ok(Reply::ok()) };
     if api.needs != Needs::Nothing && call.length == 0 {

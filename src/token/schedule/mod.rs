@@ -12,6 +12,12 @@
 //! calls a day (3 614, simulated) where 13 do. WeChat's other advice, a call every five minutes, would notice a
 //! token that died early without a request that fails first, at 300 calls a day; asks do that here.
 //!
+//! # Why `WeCom` differs
+//!
+//! `gettoken` hands out the same token as long as it lives, and promises no new one before (wechat.md §9). So one call in
+//! the last five minutes notices early what would keep the next token away (an address that is no longer trusted, a
+//! secret that was reset), and the next comes when the token has reached its end.
+//!
 //! # Why two caps
 //!
 //! With a live token a keeper can wait half a minute between tries. With none, every second is a refused request:
@@ -21,6 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::types::GrantKind;
 use crate::wechat::token_call::Pace;
 
 #[cfg(test)]
@@ -39,6 +46,9 @@ const WINDOW_STEP: Duration = Duration::from_secs(15);
 /// Accounts and replicas that were started together drift apart by this: the least and the greatest wait after the
 /// window has opened. The least also covers a call's own time, which our clock counts against the token.
 const JITTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
+
+/// `WeCom` counts a token's life in whole seconds: asked sooner after its end, it would hand out the old one once more.
+const WECOM_AFTER_END: Duration = Duration::from_secs(1);
 
 /// Backoff after a transient fault: its first span, doubled every time, and its caps.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -69,6 +79,8 @@ pub enum Turn {
 /// What is known when an attempt has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation {
+    /// How the account gets its tokens.
+    pub kind: GrantKind,
     /// The time.
     pub now: Instant,
     /// The end of the live token in hand; `None` where there is none.
@@ -94,7 +106,7 @@ pub struct Next {
 
 /// When to try next.
 pub fn next_try(situation: &Situation) -> Next {
-    let Situation { now, good_until, turn, failures, sames, jitter } = *situation;
+    let Situation { kind, now, good_until, turn, failures, sames, jitter } = *situation;
     let jitter = jitter.clamp(0.0, 1.0);
     match (turn, good_until) {
         (Turn::Loaded, None) => Next { at: now, not_before: now },
@@ -103,8 +115,12 @@ pub fn next_try(situation: &Situation) -> Next {
             Next { at: window(now, end, jitter).max(now + WINDOW_STEP), not_before: now + FLOOR }
         }
         (Turn::Same, Some(end)) => {
-            let at = if end > now + WINDOW { window(now, end, jitter) } else { now };
-            Next { at: at.max(now + WINDOW_STEP), not_before: now + same_distance(sames) }
+            let at = match kind {
+                _ if end > now + WINDOW => window(now, end, jitter).max(now + WINDOW_STEP),
+                GrantKind::StableToken => now + WINDOW_STEP,
+                GrantKind::Wecom => (end + WECOM_AFTER_END).max(now + FLOOR),
+            };
+            Next { at, not_before: now + same_distance(sames) }
         }
         (Turn::Failed(Pace::After(span)), _) => {
             kept(now + span.max(FLOOR) + span.mul_f64(AFTER_SHARE * jitter))
@@ -119,6 +135,19 @@ pub fn next_try(situation: &Situation) -> Next {
         (Turn::Failed(Pace::Backoff) | Turn::Renewed | Turn::Same, None) => {
             kept(now + FLOOR.max(backoff(failures, BACKOFF_MAX_NONE, jitter)))
         }
+    }
+}
+
+/// How long a token lives that was handed out once more: `told` at the call before, `left` of that now, `granted` now.
+///
+/// Older pages of `WeCom` have it that such a call prolongs the token, newer ones say nothing (wechat.md §9). So the end
+/// that was told first holds until it has come, and a token that is handed out after its end is believed when that has
+/// happened twice: the first time may be a matter of a second.
+pub fn lives_on(kind: GrantKind, told: Duration, left: Duration, granted: Duration) -> Duration {
+    match kind {
+        GrantKind::Wecom if !left.is_zero() => granted.min(left),
+        GrantKind::Wecom if !told.is_zero() => Duration::ZERO,
+        GrantKind::StableToken | GrantKind::Wecom => granted,
     }
 }
 

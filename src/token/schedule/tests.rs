@@ -7,7 +7,10 @@ const S: fn(u64) -> Duration = Duration::from_secs;
 fn situation(turn: Turn, lives: Option<u64>) -> (Instant, Situation) {
     let now = Instant::now();
     let good_until = lives.map(|lives| now + S(lives));
-    (now, Situation { now, good_until, turn, failures: 0, sames: 0, jitter: 0.0 })
+    (
+        now,
+        Situation { kind: GrantKind::StableToken, now, good_until, turn, failures: 0, sames: 0, jitter: 0.0 },
+    )
 }
 
 fn waits(situation: &Situation) -> (Duration, Duration) {

@@ -12,16 +12,17 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use zeroize::Zeroizing;
 
 use crate::config::UpstreamHost;
-use crate::types::{AppId, AppSecret};
-use crate::wechat::token_call::{self, Grant, Mode, Pace, TokenCallError};
+use crate::types::{AppId, AppSecret, GrantKind};
+use crate::wechat::token_call::{self, Call, Grant, Mode, Pace, TokenCallError};
 
 #[cfg(test)]
 mod tests;
@@ -49,11 +50,12 @@ pub enum SourceError {
     Panicked,
 }
 
-/// WeChat's `stable_token` for one account.
+/// WeChat's or `WeCom`'s token endpoint, for one account.
 #[derive(Debug)]
-pub struct StableTokenSource {
+pub struct HttpTokenSource {
     client: reqwest::Client,
     hosts: Arc<[UpstreamHost]>,
+    kind: GrantKind,
     app_id: AppId,
     app_secret: AppSecret,
 }
@@ -71,7 +73,7 @@ pub(super) async fn fetch_caught<S: TokenSource>(source: &S, mode: Mode) -> Resu
     fetch.catch_unwind().await.unwrap_or(Err(SourceError::Panicked))
 }
 
-/// A client as [`StableTokenSource`] needs it; one serves all accounts. `tls` brings the crypto provider and the
+/// A client as [`HttpTokenSource`] needs it; one serves all accounts. `tls` brings the crypto provider and the
 /// roots it trusts. Errors if `tls` is one that reqwest cannot use.
 pub fn http_client(tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
@@ -153,22 +155,32 @@ impl SourceError {
     }
 }
 
-// === impl StableTokenSource ===
+// === impl HttpTokenSource ===
 
-impl StableTokenSource {
-    /// For one account. `hosts` are tried in order, the next one when one cannot be connected to.
+impl HttpTokenSource {
+    /// For one account. `hosts` are those of its platform, tried in order: the next one when one cannot be connected
+    /// to.
     pub fn new(
         client: reqwest::Client,
         hosts: Arc<[UpstreamHost]>,
+        kind: GrantKind,
         app_id: AppId,
         app_secret: AppSecret,
     ) -> Self {
-        Self { client, hosts, app_id, app_secret }
+        Self { client, hosts, kind, app_id, app_secret }
     }
 
-    async fn call(&self, url: &str, body: Bytes) -> Result<Grant, SourceError> {
-        let request =
-            self.client.post(url).header(http::header::CONTENT_TYPE, token_call::CONTENT_TYPE).body(body);
+    async fn call(&self, host: &UpstreamHost, call: &Call) -> Result<Grant, SourceError> {
+        // Perhaps with the secret in it: from here on only errors whose URL was taken out may be seen.
+        let url = Zeroizing::new(format!("{host}{}", call.target.as_str()));
+        let request = match &call.body {
+            Some(body) => self
+                .client
+                .post(url.as_str())
+                .header(http::header::CONTENT_TYPE, token_call::CONTENT_TYPE)
+                .body(Bytes::copy_from_slice(body)),
+            None => self.client.get(url.as_str()),
+        };
         let mut reply = request.send().await.map_err(fault)?;
         let status = reply.status().as_u16();
         let mut bytes = Vec::new();
@@ -179,18 +191,16 @@ impl StableTokenSource {
                 break;
             }
         }
-        Ok(token_call::decode(status, &zeroize::Zeroizing::new(bytes), &self.app_secret)?)
+        Ok(token_call::decode(self.kind, status, &Zeroizing::new(bytes), &self.app_secret)?)
     }
 }
 
-impl TokenSource for StableTokenSource {
+impl TokenSource for HttpTokenSource {
     async fn fetch(&self, mode: Mode) -> Result<Grant, SourceError> {
-        let body = Bytes::copy_from_slice(&token_call::encode(mode, &self.app_id, &self.app_secret));
+        let call = token_call::encode(self.kind, mode, &self.app_id, &self.app_secret);
         let mut last = SourceError::Unreachable(Box::new(NoHost));
         for host in self.hosts.iter() {
-            let scheme = if host.tls { "https" } else { "http" };
-            let url = format!("{scheme}://{}{}", host.authority(), token_call::PATH);
-            match self.call(&url, body.clone()).await {
+            match self.call(host, &call).await {
                 Err(SourceError::Unreachable(cause)) if is_connect(cause.as_ref()) => {
                     last = SourceError::Unreachable(cause);
                 }

@@ -23,9 +23,18 @@ fn host(port: u16, tls: bool) -> UpstreamHost {
     UpstreamHost { tls, host: "127.0.0.1".to_owned(), port }
 }
 
-fn source(hosts: &[UpstreamHost]) -> StableTokenSource {
+fn source(hosts: &[UpstreamHost]) -> HttpTokenSource {
+    source_of(GrantKind::StableToken, hosts)
+}
+
+fn source_of(kind: GrantKind, hosts: &[UpstreamHost]) -> HttpTokenSource {
     let secret = AppSecret::new("5ecre7-canary".to_owned());
-    StableTokenSource::new(client(), hosts.into(), AppId::parse("wx1").unwrap(), secret)
+    HttpTokenSource::new(client(), hosts.into(), kind, AppId::parse("wx1").unwrap(), secret)
+}
+
+/// A POST ends with its JSON, a GET with its head.
+fn is_whole(request: &[u8]) -> bool {
+    request.ends_with(b"}") || request.starts_with(b"GET") && request.ends_with(b"\r\n\r\n")
 }
 
 /// Answers one connection with `reply` and hands out the request's text.
@@ -35,7 +44,7 @@ async fn answering(reply: String) -> (u16, tokio::task::JoinHandle<String>) {
     let served = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
-        while !request.ends_with(b"}") {
+        while !is_whole(&request) {
             assert!(stream.read_buf(&mut request).await.unwrap() > 0);
         }
         // A caller that has had enough may hang up in the middle.
@@ -63,6 +72,16 @@ async fn the_call_is_a_post_with_a_length_and_a_json_body() {
     assert!(head.contains("\r\ncontent-type: application/json"), "{head}");
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert!(body.contains(r#""force_refresh":false"#) && body.contains("5ecre7-canary"));
+}
+
+#[tokio::test]
+async fn wecoms_call_is_a_get_without_a_body() {
+    let (port, served) = answering(ok(GOOD)).await;
+    source_of(GrantKind::Wecom, &[host(port, false)]).fetch(Mode::Normal).await.unwrap();
+    let request = served.await.unwrap();
+    let line = "GET /cgi-bin/gettoken?corpid=wx1&corpsecret=5ecre7%2Dcanary HTTP/1.1\r\n";
+    assert!(request.starts_with(line), "{request}");
+    assert!(!request.to_ascii_lowercase().contains("content-length"), "{request}");
 }
 
 #[tokio::test]
@@ -105,11 +124,18 @@ async fn broken_answers_are_errors_with_the_right_word() {
 #[tokio::test]
 async fn no_error_holds_a_url_or_the_secret() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    for tls in [false, true] {
-        let error = source(&[host(closed, tls)]).fetch(Mode::Normal).await.unwrap_err();
+    for (kind, tls) in GrantKind::ALL.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let error = source_of(kind, &[host(closed, tls)]).fetch(Mode::Normal).await.unwrap_err();
         let printed = format!("{error} {error:?} {}", error.told());
         assert!(!printed.contains("cgi-bin") && !printed.contains("5ecre7"), "{printed}");
         assert!(error.told().len() <= 256);
+    }
+    // An answer that breaks off, and one that is no HTTP.
+    for reply in ["HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{", "SMTP?\r\n\r\n"] {
+        let (port, _served) = answering(reply.to_owned()).await;
+        let error = source_of(GrantKind::Wecom, &[host(port, false)]).fetch(Mode::Normal).await.unwrap_err();
+        let printed = format!("{error} {error:?} {}", error.told());
+        assert!(!printed.contains("cgi-bin") && !printed.contains("5ecre7"), "{printed}");
     }
     assert!(!format!("{:?}", source(&[])).contains("5ecre7"));
 }

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use memchr::memmem;
 
 use super::ErrCode;
+use crate::types::Platform;
 
 /// Built once: building a searcher costs more than a search of a kilobyte.
 static ERRCODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\"errcode\""));
@@ -20,8 +21,15 @@ static ERRCODE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Fin
 /// 40001 invalid or not the latest, 40014 malformed or of another account, 42001 expired: the set that WxJava,
 /// wechatpy, PowerWeChat and the Ruby SDK agree on (wechat.md §3.2). Not 41001 (missing), 42007 (the user's token),
 /// 40097 (arguments) or 48001 (permission): a renewal cures none of them.
-pub fn is_token_invalid(code: ErrCode) -> bool {
-    matches!(code.0, 40001 | 40014 | 42001)
+///
+/// On `WeCom`, 40014 and 42001 only: there 40001 is a wrong secret, which a new token of the same secret does not cure
+/// (wechat.md §9; 企业微信全局错误码, developer.work.weixin.qq.com/document/path/90313, as `WxJava`'s
+/// `WxCpErrorMsgEnum` has it).
+pub fn is_token_invalid(platform: Platform, code: ErrCode) -> bool {
+    match platform {
+        Platform::Weixin => matches!(code.0, 40001 | 40014 | 42001),
+        Platform::Wecom => matches!(code.0, 40014 | 42001),
+    }
 }
 
 /// The number under the key `errcode` at the top level of the JSON object that `head` begins.

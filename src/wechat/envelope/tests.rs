@@ -48,14 +48,17 @@ fn what_is_not_a_top_level_number_is_not_a_code() {
 }
 
 #[test]
-fn only_the_three_codes_mean_that_the_token_is_invalid() {
+fn only_three_codes_mean_that_the_token_is_invalid_and_on_wecom_two() {
     for code in [40001, 40014, 42001] {
-        assert!(is_token_invalid(ErrCode(code)));
+        assert!(is_token_invalid(Platform::Weixin, ErrCode(code)));
     }
     for code in
         [-1, 0, 40002, 40013, 40097, 40125, 40164, 41001, 42002, 42007, 42009, 43001, 45009, 48001, 61004]
     {
-        assert!(!is_token_invalid(ErrCode(code)));
+        assert!(!is_token_invalid(Platform::Weixin, ErrCode(code)));
+    }
+    for (code, is_invalid) in [(40014, true), (42001, true), (40001, false), (41001, false), (42009, false)] {
+        assert_eq!(is_token_invalid(Platform::Wecom, ErrCode(code)), is_invalid, "{code} on WeCom");
     }
 }
 

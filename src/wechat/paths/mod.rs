@@ -4,11 +4,14 @@
 //! (by us and by the servers behind us) is refused rather than normalised: an allow-list that judges other bytes
 //! than it sends is no allow-list (reliability.md S4).
 //!
-//! The table is that of wechat.md §4, read 2026-11-22.
+//! The table is that of wechat.md §4, read 2026-11-22. `WeCom` has a table of its own (§9): a path is judged by the
+//! larger one first, since the account, and with it the platform, is chosen with its help, and by the platform's then.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+
+use crate::types::Platform;
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,11 +68,14 @@ pub enum TokenCall {
 pub struct Judged<'a> {
     /// The path, decoded: what allow-lists are matched against.
     pub decoded: Cow<'a, str>,
-    /// What it needs.
+    /// What it needs on `api.weixin.qq.com`.
     pub need: Need,
     /// Only for clients whose `allow` names it.
     pub guarded: bool,
 }
+
+/// A platform's paths that are treated specially: what each needs, and whether it is guarded.
+type Table = fn(&str) -> Option<(Need, bool)>;
 
 /// Takes the extra slashes off the front of `path`: WxJava joins a base URL that ends in a slash with a path that
 /// starts with one (peers.md, finding 9).
@@ -82,8 +88,20 @@ pub fn collapse_leading_slashes(path: &str) -> &str {
 pub fn judge(path: &str) -> Result<Judged<'_>, PathError> {
     let decoded = decode(path)?;
     check_segments(&decoded)?;
-    let (need, guarded) = need(&decoded)?;
+    let (need, guarded) = need(&decoded, special)?;
     Ok(Judged { decoded, need, guarded })
+}
+
+// === impl Judged ===
+
+impl Judged<'_> {
+    /// What the path needs on this platform, and whether it is guarded there.
+    pub fn on(&self, platform: Platform) -> Result<(Need, bool), PathError> {
+        match platform {
+            Platform::Weixin => Ok((self.need, self.guarded)),
+            Platform::Wecom => need(&self.decoded, special_on_wecom),
+        }
+    }
 }
 
 fn decode(path: &str) -> Result<Cow<'_, str>, PathError> {
@@ -132,13 +150,13 @@ fn check_segments(decoded: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-fn need(path: &str) -> Result<(Need, bool), PathError> {
-    if let Some(special) = special(path) {
+fn need(path: &str, table: Table) -> Result<(Need, bool), PathError> {
+    if let Some(special) = table(path) {
         return Ok(special);
     }
     // Other servers may fold case or trim the end, and so see a guarded path where we saw none.
     let folded = path.trim_end_matches('/').to_ascii_lowercase();
-    if folded != path && special(&folded).is_some() {
+    if folded != path && table(&folded).is_some() {
         return Err(PathError::NearMiss);
     }
     Ok((Need::Token, false))
@@ -157,6 +175,20 @@ fn special(path: &str) -> Option<(Need, bool)> {
         _ if below(path, "/cgi-bin/component") => (Need::Untouched, true),
         _ if below(path, "/sns/component") || below(path, "/sns/oauth2/component") => (Need::Untouched, true),
         _ if below(path, "/sns") => (Need::UserToken, false),
+        _ => return None,
+    };
+    Some(special)
+}
+
+/// `WeCom`'s: `/cgi-bin/service/` is for third-party providers and their tokens (`get_suite_token`,
+/// `get_provider_token` …; wechat.md §9). What the other platform has and this one has not gets nothing of ours, least
+/// of all a secret.
+fn special_on_wecom(path: &str) -> Option<(Need, bool)> {
+    let special = match path {
+        "/cgi-bin/gettoken" => (Need::TokenCall(TokenCall::GetToken), false),
+        "/cgi-bin/token" | "/cgi-bin/stable_token" => (Need::Untouched, true),
+        _ if below(path, "/cgi-bin/service") => (Need::Untouched, true),
+        _ if below(path, "/cgi-bin/component") || below(path, "/sns") => (Need::Untouched, true),
         _ => return None,
     };
     Some(special)

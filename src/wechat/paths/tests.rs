@@ -38,6 +38,31 @@ fn each_path_gets_what_it_needs() {
 }
 
 #[test]
+fn wecom_has_a_table_of_its_own() {
+    let on_wecom = |path| judge(path).unwrap().on(Platform::Wecom);
+    for path in ["/cgi-bin/user/get", "/cgi-bin/message/send", "/cgi-bin/clear_quota", "/cgi-bin/serviceable"]
+    {
+        assert_eq!(on_wecom(path), Ok((Need::Token, false)), "{path}");
+    }
+    assert_eq!(on_wecom("/cgi-bin/gettoken"), Ok((Need::TokenCall(TokenCall::GetToken), false)));
+    for path in [
+        "/cgi-bin/service/get_suite_token",
+        "/cgi-bin/service",
+        "/cgi-bin/token",
+        "/sns/jscode2session",
+        "/sns/oauth2/access_token",
+        "/cgi-bin/component/x",
+    ] {
+        assert_eq!(on_wecom(path), Ok((Need::Untouched, true)), "{path}");
+    }
+    for path in ["/CGI-BIN/SERVICE/get_suite_token", "/cgi-bin/Service/x"] {
+        assert_eq!(on_wecom(path), Err(PathError::NearMiss), "{path}");
+    }
+    let judged = judge("/sns/jscode2session").unwrap();
+    assert_eq!(judged.on(Platform::Weixin), Ok((Need::Secret, false)));
+}
+
+#[test]
 fn what_servers_read_in_different_ways_is_refused() {
     use PathError::{Ambiguous, Control, Encoding, NearMiss, Segment};
     for (path, error) in [
@@ -113,7 +138,7 @@ proptest! {
             prop_oneof![
                 Just("/"), Just("cgi-bin"), Just("token"), Just("stable_token"), Just("clear_quota"), Just("component"),
                 Just("%2f"), Just("%2F"), Just(".."), Just("."), Just("%2e"), Just("%252e"), Just("%5c"), Just("\\"),
-                Just(";x"), Just("%00"), Just("%20"), Just("T"), Just("%74"), Just("oken"), Just("%3f"), Just("sns"),
+                Just(";x"), Just("%00"), Just("%20"), Just("T"), Just("%74"), Just("oken"), Just("%3f"), Just("sns"), Just("service"), Just("Service"),
             ],
             0..9,
         ),
@@ -121,6 +146,10 @@ proptest! {
         let path = format!("/{}", pieces.concat());
         if let Ok(judged) = judge(&path) {
             prop_assert_eq!(special(&careless(&path)), special(&judged.decoded), "{}", path);
+            if judged.on(Platform::Wecom).is_ok() {
+                let (seen, meant) = (special_on_wecom(&careless(&path)), special_on_wecom(&judged.decoded));
+                prop_assert_eq!(seen, meant, "{}", path);
+            }
         }
     }
 

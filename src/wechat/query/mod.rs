@@ -19,10 +19,9 @@ pub struct Parameters<'a> {
     pub appid: Option<&'a str>,
     /// The secret of a token or login call.
     pub secret: Option<&'a str>,
-    /// Another credential, which weigate does not hold.
-    pub component_access_token: Option<&'a str>,
-    /// Another credential, which weigate does not hold.
-    pub cloudbase_access_token: Option<&'a str>,
+    /// Another credential, which weigate does not hold: `component_access_token`, `cloudbase_access_token`, and
+    /// `WeCom`'s `suite_access_token` and `provider_access_token`.
+    pub foreign_token: Option<&'a str>,
 }
 
 /// Which parameters [`rewrite`] takes out.
@@ -48,8 +47,7 @@ enum Known {
     Appid,
     Secret,
     AppSecret,
-    ComponentAccessToken,
-    CloudbaseAccessToken,
+    ForeignToken,
 }
 
 /// Reads the parameters of `query` (without its `?`).
@@ -62,8 +60,7 @@ pub fn parameters(query: &str) -> Parameters<'_> {
             Some(Known::FromAppid) => &mut found.from_appid,
             Some(Known::Appid) => &mut found.appid,
             Some(Known::Secret) => &mut found.secret,
-            Some(Known::ComponentAccessToken) => &mut found.component_access_token,
-            Some(Known::CloudbaseAccessToken) => &mut found.cloudbase_access_token,
+            Some(Known::ForeignToken) => &mut found.foreign_token,
             Some(Known::AppSecret | Known::AccessTokenLookalike) | None => continue,
         };
         slot.get_or_insert(value);
@@ -84,7 +81,7 @@ pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut i
             Some(Known::FromAppid) => drop.from_appid,
             Some(Known::Appid) => drop.appid,
             Some(Known::Secret | Known::AppSecret) => drop.secret,
-            Some(Known::ComponentAccessToken | Known::CloudbaseAccessToken) | None => false,
+            Some(Known::ForeignToken) | None => false,
         };
         if !dropped {
             to.put_u8(separator);
@@ -146,8 +143,10 @@ fn known_decoded(name: &str) -> Option<Known> {
         "appid" => Some(Known::Appid),
         "secret" => Some(Known::Secret),
         "appsecret" => Some(Known::AppSecret),
-        "component_access_token" => Some(Known::ComponentAccessToken),
-        "cloudbase_access_token" => Some(Known::CloudbaseAccessToken),
+        "component_access_token"
+        | "cloudbase_access_token"
+        | "suite_access_token"
+        | "provider_access_token" => Some(Known::ForeignToken),
         _ => is_lookalike(name).then_some(Known::AccessTokenLookalike),
     }
 }

@@ -35,7 +35,7 @@ fn the_first_of_each_parameter_is_read() {
     assert_eq!(found.secret, Some("s"));
     assert_eq!(found.access_token, Some("a"));
     assert_eq!(found.from_appid, Some("wx2"));
-    assert_eq!(found.component_access_token, None);
+    assert_eq!(found.foreign_token, None);
     assert_eq!(parameters("ACCESS_TOKEN=c").access_token, None);
 }
 

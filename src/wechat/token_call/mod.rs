@@ -1,10 +1,12 @@
-//! The call that fetches a token: `POST /cgi-bin/stable_token`. Bytes in, meaning out.
+//! The calls that fetch a token: `POST /cgi-bin/stable_token`, and `WeCom`'s `GET /cgi-bin/gettoken`. Bytes in,
+//! meaning out.
 //!
 //! It promises that what it calls a [`Grant`] is a token that can stand in a query and a lifetime that WeChat could
 //! mean, and that no text it hands out holds the AppSecret. It knows no network, no clock and no schedule.
 //!
 //! Pages (read 2026-11-22): `developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html`, and the
-//! fuller note at `developers.weixin.qq.com/doc/channels/API/leagueheadsupplier/getStableAccessToken.html`.
+//! fuller note at `developers.weixin.qq.com/doc/channels/API/leagueheadsupplier/getStableAccessToken.html`;
+//! for `WeCom` `developer.work.weixin.qq.com/document/path/91039`.
 //!
 //! # Why so strict
 //!
@@ -14,11 +16,12 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::ErrCode;
-use crate::types::{AccessToken, AppId, AppSecret};
+use crate::types::{AccessToken, AppId, AppSecret, GrantKind};
 
 mod rejection;
 #[cfg(test)]
@@ -26,11 +29,17 @@ mod tests;
 
 pub use rejection::{IpText, Pace, RejectionKind, TokenRejection};
 
-/// Where the call goes. Only POST with a JSON body and a `Content-Length`: a chunked one gets HTTP 412
-/// (developers.weixin.qq.com/community/develop/doc/000a08cb9705a05965919300b61800, read 2026-11-22).
-pub const PATH: &str = "/cgi-bin/stable_token";
+/// A token call, as it goes out.
+pub struct Call {
+    /// Path and query. A secret where the platform wants the secret in the query: no error, log or URL type that
+    /// prints itself may hold it.
+    pub target: Zeroizing<String>,
+    /// The JSON body of a POST; `None`: a GET. Sent with a `Content-Length`, since a chunked one gets HTTP 412
+    /// (developers.weixin.qq.com/community/develop/doc/000a08cb9705a05965919300b61800, read 2026-11-22).
+    pub body: Option<Zeroizing<Vec<u8>>>,
+}
 
-/// The body's content type.
+/// A body's content type.
 pub const CONTENT_TYPE: &str = "application/json";
 
 /// A reply longer than this is not one: a real one is under 1 KiB.
@@ -39,6 +48,10 @@ pub const REPLY_BYTES_MAX: usize = 64 * 1024;
 /// The least `expires_in` that is believed. WeChat promises 300 or more (`getStableAccessToken.html`, read
 /// 2026-11-22); below a minute a token is not worth having.
 pub const LIVES_MIN: Duration = Duration::from_mins(1);
+
+/// The same for `WeCom`, which hands out the same token as long as it lives: the last call before its end brings one
+/// that lives for no time at all.
+pub const WECOM_LIVES_MIN: Duration = Duration::ZERO;
 
 /// The greatest `expires_in` that is believed: "currently a value within 7200 s" (`getaccesstoken.html`, read
 /// 2026-11-22). One that claims more would be kept past its death.
@@ -60,7 +73,8 @@ pub enum Mode {
 pub struct Grant {
     /// The token.
     pub token: AccessToken,
-    /// How long it lives, counted from when the call was sent; [`LIVES_MIN`] to [`LIVES_MAX`].
+    /// How long it lives, counted from when the call was sent; [`LIVES_MIN`] (on `WeCom`, [`WECOM_LIVES_MIN`]) to
+    /// [`LIVES_MAX`].
     pub lives: Duration,
 }
 
@@ -84,20 +98,36 @@ struct Reply {
     errmsg: Option<String>,
 }
 
-/// The call's body. The buffer that is handed out is wiped when dropped; copies that JSON and HTTP libraries make
-/// on the way are not.
-pub fn encode(mode: Mode, app_id: &AppId, secret: &AppSecret) -> Zeroizing<Vec<u8>> {
-    let call = serde_json::json!({
-        "grant_type": "client_credential",
-        "appid": app_id.as_str(),
-        "secret": secret.expose(),
-        "force_refresh": matches!(mode, Mode::Force),
-    });
-    Zeroizing::new(call.to_string().into_bytes())
+/// The call. The buffers that are handed out are wiped when dropped; copies that JSON and HTTP libraries make on the
+/// way are not. `mode` matters to `stable_token` only.
+pub fn encode(kind: GrantKind, mode: Mode, app_id: &AppId, secret: &AppSecret) -> Call {
+    let secret = secret.expose();
+    match kind {
+        GrantKind::StableToken => {
+            let body = serde_json::json!({
+                "grant_type": "client_credential",
+                "appid": app_id.as_str(),
+                "secret": secret,
+                "force_refresh": matches!(mode, Mode::Force),
+            });
+            let body = Zeroizing::new(body.to_string().into_bytes());
+            Call { target: Zeroizing::new("/cgi-bin/stable_token".to_owned()), body: Some(body) }
+        }
+        GrantKind::Wecom => {
+            let secret = Zeroizing::new(utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string());
+            let target = format!("/cgi-bin/gettoken?corpid={app_id}&corpsecret={}", secret.as_str());
+            Call { target: Zeroizing::new(target), body: None }
+        }
+    }
 }
 
 /// What a reply means. `secret` is only used to strike it from texts that are kept.
-pub fn decode(status: u16, body: &[u8], secret: &AppSecret) -> Result<Grant, TokenCallError> {
+pub fn decode(
+    kind: GrantKind,
+    status: u16,
+    body: &[u8],
+    secret: &AppSecret,
+) -> Result<Grant, TokenCallError> {
     use TokenCallError::Malformed;
 
     if status != 200 {
@@ -116,15 +146,32 @@ pub fn decode(status: u16, body: &[u8], secret: &AppSecret) -> Result<Grant, Tok
 
     if let Some(code) = reply.errcode.filter(|code| *code != 0) {
         let said = reply.errmsg.unwrap_or_default();
-        return Err(TokenCallError::Rejected(TokenRejection::new(ErrCode(code), &said, secret)));
+        return Err(TokenCallError::Rejected(TokenRejection::new(
+            kind.platform(),
+            ErrCode(code),
+            &said,
+            secret,
+        )));
     }
     let text = text.ok_or(Malformed("it has neither an access_token nor an errcode"))?;
     let token = AccessToken::parse(&text).map_err(|_| Malformed("its access_token is not one"))?;
+    let lives_min = match kind {
+        GrantKind::StableToken => LIVES_MIN,
+        GrantKind::Wecom => WECOM_LIVES_MIN,
+    };
     let lives = reply
         .expires_in
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map(Duration::from_secs)
-        .filter(|lives| (LIVES_MIN..=LIVES_MAX).contains(lives))
-        .ok_or(Malformed("its expires_in is not within 60 to 7200"))?;
+        .filter(|lives| (lives_min..=LIVES_MAX).contains(lives))
+        .ok_or(Malformed("its expires_in is not within the documented bounds"))?;
     Ok(Grant { token, lives })
+}
+
+// === impl Call ===
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("is_post", &self.body.is_some()).finish_non_exhaustive()
+    }
 }

@@ -5,14 +5,15 @@
 //! An errcode means different things on different calls: 40001 is "token invalid" on an API call, which a renewal
 //! cures, and "wrong AppSecret" on a token call, which nobody but the operator cures. Codes and texts:
 //! `developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html` and `WxJava`'s `WxOpenErrorMsgEnum`,
-//! read 2026-11-22.
+//! read 2026-11-22. `WeCom` has numbers of its own (`developer.work.weixin.qq.com/document/path/90313`, and `WxJava`'s
+//! `WxCpErrorMsgEnum`; the same day).
 
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::types::AppSecret;
+use crate::types::{AppSecret, Platform};
 use crate::wechat::ErrCode;
 
 /// A no from WeChat, fit to be shown.
@@ -22,6 +23,8 @@ pub struct TokenRejection {
     pub code: ErrCode,
     /// What the number means on a token call.
     pub kind: RejectionKind,
+    /// Whose number it is.
+    pub platform: Platform,
     /// The address WeChat saw the call come from, where it names one.
     pub ip: Option<IpText>,
     /// WeChat's errmsg (its `rid` included): at most 256 bytes, control characters escaped, the AppSecret struck.
@@ -35,11 +38,11 @@ pub struct IpText(IpAddr);
 /// What a code means on a token call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectionKind {
-    /// -1: the system is busy.
+    /// -1 (`WeCom` also 45033): the system is busy.
     Busy,
-    /// 40001, 40125: the AppSecret is wrong or another account's.
+    /// 40001, 40125 (`WeCom`: 40001, 40091): the AppSecret is wrong or another account's.
     WrongSecret,
-    /// 40013: the AppID is unknown.
+    /// 40013: the AppID or corpid is unknown.
     WrongAppId,
     /// 61024: the AppID is a third-party platform's; its token comes from another call.
     WrongPlatform,
@@ -47,9 +50,9 @@ pub enum RejectionKind {
     BadCall,
     /// 40243: the AppSecret is frozen; unfreezing acts after some ten minutes.
     SecretFrozen,
-    /// 50004, 50007: the account is punished or frozen.
+    /// 50004, 50007 (`WeCom`: 50003): the account is punished or frozen, the application disabled.
     AccountPunished,
-    /// 40164: the address is not on the account's allow-list.
+    /// 40164 (`WeCom`: 60020): the address is not on the account's allow-list.
     IpNotAllowed,
     /// 89501 to 89505: an administrator has to confirm the address first.
     AwaitingConfirmation,
@@ -57,7 +60,7 @@ pub enum RejectionKind {
     IpBlockedHour,
     /// 89506: an administrator refused the address twice; it is blocked for a day.
     IpBlockedDay,
-    /// 45011: too many calls this minute.
+    /// 45011 (`WeCom`: 45009): too many calls this minute.
     MinuteQuota,
     /// 45009: too many calls today.
     DailyQuota,
@@ -84,13 +87,20 @@ const SAID_BYTES_MAX: usize = 256;
 
 impl TokenRejection {
     /// Of a code and what was said with it, unclean.
-    pub(super) fn new(code: ErrCode, errmsg: &str, secret: &AppSecret) -> Self {
-        Self { code, kind: RejectionKind::of(code), ip: IpText::find(errmsg), said: clean(errmsg, secret) }
+    pub(super) fn new(platform: Platform, code: ErrCode, errmsg: &str, secret: &AppSecret) -> Self {
+        let kind = RejectionKind::of(platform, code);
+        Self { code, kind, platform, ip: IpText::find(errmsg), said: clean(errmsg, secret) }
     }
 
     /// What a person can do about it, in a sentence or two.
     pub fn advice(&self) -> Cow<'static, str> {
         match (self.kind, self.ip) {
+            (RejectionKind::IpNotAllowed, Some(ip)) if self.platform == Platform::Wecom => {
+                Cow::Owned(format!(
+                    "add {ip} to the application's trusted IPs (企业可信IP): work.weixin.qq.com, 应用管理, the \
+                     application, 开发者接口"
+                ))
+            }
             (RejectionKind::IpNotAllowed, Some(ip)) => Cow::Owned(format!(
                 "add {ip} to the account's IP allow-list (IP白名单): developer platform \
                  developers.weixin.qq.com/platform or mp.weixin.qq.com, development settings; it takes some minutes to act"
@@ -98,7 +108,7 @@ impl TokenRejection {
             (RejectionKind::AwaitingConfirmation, Some(ip)) => Cow::Owned(format!(
                 "the account's administrator has to confirm {ip} in the message WeChat sent them"
             )),
-            (kind, _) => Cow::Borrowed(kind.advice()),
+            (kind, _) => Cow::Borrowed(kind.advice(self.platform)),
         }
     }
 }
@@ -131,7 +141,30 @@ impl RejectionKind {
     ];
 
     /// The kind of a code that came with a token call's reply.
-    pub fn of(code: ErrCode) -> Self {
+    pub fn of(platform: Platform, code: ErrCode) -> Self {
+        match platform {
+            Platform::Weixin => Self::of_weixin(code),
+            Platform::Wecom => Self::of_wecom(code),
+        }
+    }
+
+    /// 45009 stands for limits of a minute, an hour and a day there, and does not say which
+    /// (`developer.work.weixin.qq.com/document/path/90454`): the shortest is tried first, a call a minute, far below the
+    /// 2000 errors an hour that block by themselves.
+    fn of_wecom(code: ErrCode) -> Self {
+        match code.0 {
+            -1 | 45033 => Self::Busy,
+            40001 | 40091 => Self::WrongSecret,
+            40013 => Self::WrongAppId,
+            41002 | 41004 => Self::BadCall,
+            50003 => Self::AccountPunished,
+            60020 => Self::IpNotAllowed,
+            45009 => Self::MinuteQuota,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn of_weixin(code: ErrCode) -> Self {
         match code.0 {
             -1 => Self::Busy,
             40001 | 40125 => Self::WrongSecret,
@@ -190,7 +223,48 @@ impl RejectionKind {
     }
 
     /// What a person can do about it.
-    pub fn advice(self) -> &'static str {
+    pub fn advice(self, platform: Platform) -> &'static str {
+        match platform {
+            Platform::Weixin => self.advice_for_weixin(),
+            Platform::Wecom => self.advice_for_wecom(),
+        }
+    }
+
+    fn advice_for_wecom(self) -> &'static str {
+        match self {
+            Self::Busy => "nothing to do: WeCom is busy, weigate asks again",
+            Self::WrongSecret => {
+                "the secret is not one of this corpid's: compare it with the Secret on the application's page \
+                 (work.weixin.qq.com, 应用管理); if it was reset, give weigate the new one"
+            }
+            Self::WrongAppId => {
+                "WeCom does not know this corpid: compare `app_id` with 企业ID at the end of 我的企业 on work.weixin.qq.com"
+            }
+            Self::AccountPunished => "the application is disabled: enable it at work.weixin.qq.com, 应用管理",
+            Self::IpNotAllowed => {
+                "add this machine's public IP to the application's trusted IPs (企业可信IP): work.weixin.qq.com, \
+                 应用管理, the application, 开发者接口"
+            }
+            Self::BadCall => {
+                "WeCom did not understand the call: see that upstream.wecom_hosts is qyapi.weixin.qq.com and nothing \
+                 in between changes requests; otherwise please report it as a fault of weigate"
+            }
+            Self::MinuteQuota | Self::DailyQuota => {
+                "too many calls of gettoken, or too many errors: find the program that fetches this corp's tokens in \
+                 a loop; WeCom blocks for a minute, an hour or the rest of the day"
+            }
+            Self::WrongPlatform
+            | Self::SecretFrozen
+            | Self::AwaitingConfirmation
+            | Self::IpBlockedHour
+            | Self::IpBlockedDay
+            | Self::Unknown => {
+                "look the code up at open.work.weixin.qq.com/devtool/query, with the hint; weigate asks again"
+            }
+        }
+    }
+
+    fn advice_for_weixin(self) -> &'static str {
         match self {
             Self::Busy => "nothing to do: WeChat is busy, weigate asks again",
             Self::WrongSecret => {

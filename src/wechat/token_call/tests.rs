@@ -7,7 +7,7 @@ fn secret() -> AppSecret {
 }
 
 fn rejection(body: &str) -> TokenRejection {
-    match decode(200, body.as_bytes(), &secret()) {
+    match decode(GrantKind::StableToken, 200, body.as_bytes(), &secret()) {
         Err(TokenCallError::Rejected(rejection)) => rejection,
         other => panic!("{body}: {other:?}"),
     }
@@ -16,7 +16,12 @@ fn rejection(body: &str) -> TokenRejection {
 #[test]
 fn the_body_is_what_the_page_says() {
     let app_id = AppId::parse("wx1").unwrap();
-    let body = |mode| serde_json::from_slice::<serde_json::Value>(&encode(mode, &app_id, &secret())).unwrap();
+    let body = |mode| {
+        serde_json::from_slice::<serde_json::Value>(
+            &encode(GrantKind::StableToken, mode, &app_id, &secret()).body.unwrap(),
+        )
+        .unwrap()
+    };
     let mut expected = serde_json::json!({
         "grant_type": "client_credential", "appid": "wx1", "secret": "5ecre7-5ecre7-5ecre7", "force_refresh": false,
     });
@@ -35,7 +40,7 @@ fn a_good_reply_is_a_grant() {
             345,
         ),
     ] {
-        let grant = decode(200, body.as_bytes(), &secret()).unwrap();
+        let grant = decode(GrantKind::StableToken, 200, body.as_bytes(), &secret()).unwrap();
         assert_eq!(grant.token.expose(), "91_KDMD-x_y");
         assert_eq!(grant.lives, Duration::from_secs(lives));
     }
@@ -83,13 +88,22 @@ fn what_is_not_the_documented_shape_is_malformed() {
         &huge,
         "\u{feff}{\"access_token\":\"abc\",\"expires_in\":7200}",
     ] {
-        let decoded = decode(200, body.as_bytes(), &secret());
+        let decoded = decode(GrantKind::StableToken, 200, body.as_bytes(), &secret());
         assert!(matches!(decoded, Err(TokenCallError::Malformed(_))), "{body:.80}: {decoded:?}");
     }
-    assert!(matches!(decode(200, b"\xff\xfe{}", &secret()), Err(TokenCallError::Malformed(_))));
+    assert!(matches!(
+        decode(GrantKind::StableToken, 200, b"\xff\xfe{}", &secret()),
+        Err(TokenCallError::Malformed(_))
+    ));
     let good = br#"{"access_token":"abc","expires_in":7200}"#;
     for status in [0, 199, 201, 204, 302, 404, 412, 500, 502] {
-        assert!(matches!(decode(status, good, &secret()), Err(TokenCallError::Malformed(_))), "{status}");
+        assert!(
+            matches!(
+                decode(GrantKind::StableToken, status, good, &secret()),
+                Err(TokenCallError::Malformed(_))
+            ),
+            "{status}"
+        );
     }
 }
 
@@ -173,7 +187,59 @@ fn what_wechat_says_is_cut_escaped_and_free_of_the_secret() {
 #[test]
 fn no_error_prints_the_secret_or_a_token() {
     let body = r#"{"errcode":40125,"access_token":"topsecret-token","errmsg":"5ecre7-5ecre7-5ecre7"}"#;
-    let error = decode(200, body.as_bytes(), &secret()).unwrap_err();
+    let error = decode(GrantKind::StableToken, 200, body.as_bytes(), &secret()).unwrap_err();
     let printed = format!("{error} {error:?}");
     assert!(!printed.contains("5ecre7") && !printed.contains("topsecret"), "{printed}");
+}
+
+#[test]
+fn wecoms_call_is_a_get_whose_query_holds_the_secret_and_nothing_prints_it() {
+    let secret = AppSecret::new("a+b/c=&d".to_owned());
+    let call = encode(GrantKind::Wecom, Mode::Normal, &AppId::parse("ww1").unwrap(), &secret);
+    assert_eq!(*call.target, "/cgi-bin/gettoken?corpid=ww1&corpsecret=a%2Bb%2Fc%3D%26d");
+    assert!(call.body.is_none());
+    assert!(!format!("{call:?}").contains("corpsecret"));
+}
+
+#[test]
+fn wecoms_reply_may_have_little_time_left_and_its_codes_are_its_own() {
+    use RejectionKind as K;
+    let decode = |body: &str| decode(GrantKind::Wecom, 200, body.as_bytes(), &secret());
+    for lives in [0, 1, 59, 7200] {
+        let body = format!(r#"{{"errcode":0,"errmsg":"ok","access_token":"abc","expires_in":{lives}}}"#);
+        assert_eq!(decode(&body).unwrap().lives, Duration::from_secs(lives));
+    }
+    for lives in [-1, 7201] {
+        let body = format!(r#"{{"errcode":0,"access_token":"abc","expires_in":{lives}}}"#);
+        assert!(matches!(decode(&body), Err(TokenCallError::Malformed(_))), "{lives}");
+    }
+    let after = |seconds| Pace::After(Duration::from_secs(seconds));
+    for (codes, kind, pace) in [
+        (&[-1, 45033][..], K::Busy, Pace::Backoff),
+        (&[40001, 40091], K::WrongSecret, after(300)),
+        (&[40013], K::WrongAppId, after(300)),
+        (&[41002, 41004], K::BadCall, after(300)),
+        (&[50003], K::AccountPunished, after(300)),
+        (&[60020], K::IpNotAllowed, after(300)),
+        (&[45009], K::MinuteQuota, after(60)),
+        (&[40125, 40164, 40243, 45011, 89503, 1], K::Unknown, Pace::Backoff),
+    ] {
+        for code in codes {
+            let body = format!(
+                r#"{{"errcode":{code},"errmsg":"no, hint: [1704941403120931704370802], from ip: 203.0.113.7, more info at https://open.work.weixin.qq.com/devtool/query?e={code}"}}"#
+            );
+            let Err(TokenCallError::Rejected(rejected)) = decode(&body) else { panic!("{body}") };
+            assert_eq!((rejected.code, rejected.kind), (ErrCode(*code), kind));
+            assert_eq!(rejected.kind.pace(), pace, "{code}");
+            let advice = rejected.advice();
+            assert!(advice.len() > 20 && !advice.contains("developers.weixin.qq.com"), "{code}: {advice}");
+            assert!(!advice.contains("mp.weixin.qq.com"), "{code}: {advice}");
+        }
+    }
+    let Err(TokenCallError::Rejected(rejected)) = decode(
+        r#"{"errcode":60020,"errmsg":"not allow to access from your ip, hint: [1], from ip: 203.0.113.7, more info at https://x"}"#,
+    ) else {
+        panic!("not rejected")
+    };
+    assert!(rejected.advice().contains("203.0.113.7"), "{}", rejected.advice());
 }

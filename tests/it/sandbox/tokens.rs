@@ -213,3 +213,47 @@ async fn wecom_hands_out_the_same_token_and_words_errors_its_own_way() {
     let expired = bench.get(&format!("{OPENID}&access_token={token}")).await;
     assert!(expired.errcode() == 42001 && expired.errmsg().starts_with("access_token expired, hint: ["));
 }
+
+#[tokio::test]
+async fn a_wecom_token_is_handed_out_to_its_end_and_belongs_to_one_application() {
+    let application =
+        |name: &str| SandboxAccount::new(format!("ww1:{name}"), name).of_kind(AccountKind::WeCom);
+    let accounts = vec![application("a"), application("b"), SandboxAccount::new(APP, SECRET)];
+    let bench = Bench::with(SandboxOptions { accounts, ..SandboxOptions::default() }).await;
+    let fetch = async |secret: &str| {
+        bench.get(&format!("/cgi-bin/gettoken?corpid=ww1&corpsecret={secret}")).await.json()
+    };
+    let text = |answer: &Value| answer["access_token"].as_str().unwrap().to_owned();
+    let (a, b) = (text(&fetch("a").await), text(&fetch("b").await));
+    assert_ne!(a, b);
+    bench.control().advance(std::time::Duration::from_secs(7190));
+    let late = fetch("a").await;
+    assert_eq!(text(&late), a, "no new one before the end");
+    assert!(late["expires_in"].as_u64().unwrap() <= 10, "{late}");
+    let member = async |token: &str| {
+        bench.get(&format!("/cgi-bin/user/get?userid=zhangsan&access_token={token}")).await
+    };
+    assert_eq!(member(&a).await.errcode(), 0);
+    bench.control().advance(std::time::Duration::from_secs(10));
+    assert_eq!(member(&a).await.errcode(), 42001);
+    let next = fetch("a").await;
+    assert!(text(&next) != a && next["expires_in"] == 7200, "{next}");
+
+    assert_eq!(member("no-token-of-anybodys").await.errcode(), 40014);
+    let nobody = bench.get(&format!("/cgi-bin/user/get?userid=nobody&access_token={}", text(&next))).await;
+    assert!(nobody.errcode() == 60111 && nobody.errmsg().contains("devtool/query?e=60111"));
+    for (call, errcode) in [
+        ("/cgi-bin/gettoken?corpsecret=a", 41002),
+        ("/cgi-bin/gettoken?corpid=ww1", 41004),
+        ("/cgi-bin/gettoken?corpid=ww2&corpsecret=a", 40013),
+        ("/cgi-bin/gettoken?corpid=ww1&corpsecret=c", 40001),
+        (&format!("/cgi-bin/gettoken?corpid={APP}&corpsecret={SECRET}"), 40013),
+        ("/cgi-bin/token?grant_type=client_credential&appid=ww1:a&secret=a", 40013),
+    ] {
+        assert_eq!(bench.get(call).await.errcode(), errcode, "{call}");
+    }
+    bench.control().freeze("ww1:a").unwrap();
+    assert_eq!(fetch("a").await["errcode"], 50003);
+    bench.control().set_ip_allow_list("ww1:b", Some(Vec::new())).unwrap();
+    assert_eq!(fetch("b").await["errcode"], 60020);
+}

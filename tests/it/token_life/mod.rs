@@ -4,4 +4,5 @@ mod model;
 mod reactions;
 mod sharing;
 mod surviving;
+mod wecom;
 mod weeks;

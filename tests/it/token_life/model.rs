@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use weigate::token::{Life, SourceError, TokenSource, WallClock};
-use weigate::types::{AccountName, AppId, AppSecret, UnixSeconds};
+use weigate::types::{AccountName, AppId, AppSecret, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{self, Grant, Mode};
 
 /// How the endpoint misbehaves.
@@ -162,7 +162,12 @@ impl TokenSource for Model {
             Fault::Says(reply) => reply,
             Fault::Panics => panic!("a panic with 5ecre7 in it"),
         };
-        Ok(token_call::decode(200, reply.as_bytes(), &AppSecret::new("5ecre7".to_owned()))?)
+        Ok(token_call::decode(
+            GrantKind::StableToken,
+            200,
+            reply.as_bytes(),
+            &AppSecret::new("5ecre7".to_owned()),
+        )?)
     }
 }
 
@@ -196,6 +201,7 @@ pub(super) fn life(name: &str, seed: u64, wall: &Wall) -> Life {
     Life {
         account: AccountName::parse(name).unwrap(),
         app_id: AppId::parse(&format!("wx-{name}")).unwrap(),
+        grant: GrantKind::StableToken,
         waiters_max: 2000,
         fetches: Arc::new(Semaphore::new(64)),
         clock: wall.clock(),

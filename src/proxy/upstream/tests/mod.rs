@@ -32,6 +32,7 @@ fn host(address: SocketAddr) -> UpstreamHost {
 
 fn settings(hosts: Vec<UpstreamHost>) -> config::Upstream {
     config::Upstream {
+        wecom_hosts: Vec::new(),
         hosts,
         ca_pem: None,
         http2: false,
