@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::cell::{Cell, Token};
 use super::clock::{JUMP, WallClock};
+use super::complaint::Complaint;
 use super::hush::Hushed;
 use super::saver::save_all;
 use super::schedule::{self, Next, Situation, Turn};
@@ -27,7 +28,7 @@ use super::status::{Ending, Record};
 use super::store::{Stored, TokenStore};
 use super::{Progress, Shared, TokenHandle, watch};
 use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
-use crate::wechat::token_call::{Grant, LIVES_MAX, Mode, Pace, TokenCallError};
+use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
 
 /// What a keeper needs to know besides its source and its store.
 #[derive(Debug)]
@@ -82,9 +83,6 @@ pub(super) const STORE_MAX: Duration = Duration::from_secs(10);
 
 /// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
 const END_MOVES: Duration = Duration::from_secs(10);
-
-/// Transient faults are told at `warn` once in this time.
-const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Starts the keeper of one account on the current runtime.
 pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> (TokenHandle, KeeperTask) {
@@ -387,21 +385,12 @@ impl<S: TokenSource> Keeper<S> {
             return;
         };
         let now = Instant::now();
-        let next_try_s = self.next.at.saturating_duration_since(now).as_secs();
-        let (account, why) = (&self.life.account, failure.word());
-        if let (SourceError::Call(TokenCallError::Rejected(rejection)), Pace::After(_)) =
-            (failure.as_ref(), failure.pace())
-        {
-            error!(
-                %account, errcode = %rejection.code, why, said = %rejection.said, advice = %rejection.advice(),
-                next_try_s, "WeChat gives no token"
-            );
-        } else if self.warned_at.is_none_or(|at| now >= at + WARN_EVERY) {
-            self.warned_at = Some(now);
-            let (failures, cause) = (self.failures, failure.told());
-            warn!(%account, why, %cause, failures, next_try_s, "could not fetch the token");
-        } else {
-            debug!(%account, why, next_try_s, "could not fetch the token");
-        }
+        let complaint = Complaint {
+            account: &self.life.account,
+            failure,
+            failures: self.failures,
+            next_try_s: self.next.at.saturating_duration_since(now).as_secs(),
+        };
+        self.warned_at = complaint.log(self.warned_at, now);
     }
 }

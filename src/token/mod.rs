@@ -36,6 +36,7 @@ pub mod schedule;
 
 mod cell;
 mod clock;
+mod complaint;
 mod hush;
 mod keeper;
 mod saver;
