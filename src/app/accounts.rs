@@ -195,7 +195,7 @@ async fn stop(kept: impl IntoIterator<Item = Kept>) {
 fn stored_as(account: &config::Account, secret: Fingerprint) -> AppId {
     let app_id = account.app_id.as_str();
     let marked = match account.grant {
-        GrantKind::StableToken => None,
+        GrantKind::StableToken | GrantKind::Token => None,
         GrantKind::Wecom => {
             let corpid: String = app_id.chars().take(48).collect();
             AppId::parse(&format!("{corpid}-{}", secret.to_string().trim_start_matches('#')))

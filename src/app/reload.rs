@@ -116,6 +116,7 @@ pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str
                 || before.upstream.http2 != after.upstream.http2,
         ),
         ("store", format!("{:?}", before.store) != format!("{:?}", after.store)),
+        ("store.replicas", before.replicas != after.replicas),
         (
             "placeholder",
             before.placeholder_key.as_ref().map(|key| *key.0)
@@ -132,6 +133,7 @@ pub(super) fn without_fixed_changes(before: &Config, after: Config) -> Config {
         admin: before.admin.clone(),
         upstream: before.upstream.clone(),
         store: before.store.clone(),
+        replicas: before.replicas,
         placeholder_key: before.placeholder_key.clone(),
         log: before.log,
         ..after

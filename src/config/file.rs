@@ -97,6 +97,7 @@ pub(super) struct Upstream {
 pub(super) struct Store {
     pub(super) kind: Option<Spanned<String>>,
     pub(super) dir: Option<Spanned<String>>,
+    pub(super) replicas: Option<Spanned<u64>>,
 }
 
 #[derive(Debug)]
@@ -244,7 +245,7 @@ impl Store {
         for key in ["url_env", "prefix", "seal_key_env", "seal_key_file"] {
             section.refuse(key, "comes in a later release, leave it out for now");
         }
-        Self { kind: section.text("kind"), dir: section.text("dir") }
+        Self { kind: section.text("kind"), dir: section.text("dir"), replicas: section.number("replicas") }
     }
 }
 

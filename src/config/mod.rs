@@ -42,6 +42,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Where tokens outlive the process.
     pub store: Store,
+    /// How many weigates fetch tokens for these accounts, this one included; 1 to 1000.
+    pub replicas: usize,
     /// The key that signs placeholders; `None` leaves it to the store.
     pub placeholder_key: Option<PlaceholderKey>,
     /// What is logged and how.

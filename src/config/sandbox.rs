@@ -46,6 +46,7 @@ impl Config {
             }),
             upstream: Upstream { hosts: vec![upstream], ca_pem, ..Upstream::default() },
             store: Store::Memory,
+            replicas: 1,
             placeholder_key: None,
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true },
             accounts: vec![Account { name: account, app_id, app_secret, grant: GrantKind::default() }],

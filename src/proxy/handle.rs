@@ -175,7 +175,11 @@ async fn once_more(
     first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
     exchange.goes_once_more();
     let mut second = Box::pin(forward.send(upstream, &mut body, Some(&newer.access_token), deadline)).await?;
-    exchange.upstream_answered(inspect::errcode(&mut second, deadline).await.map_err(broken)?);
+    let code = inspect::errcode(&mut second, deadline).await.map_err(broken)?;
+    if code.is_some_and(|code| envelope::is_token_invalid(forward.account.grant.platform(), code)) {
+        forward.account.token.refused_again(path_hash(forward.target.path), Instant::now());
+    }
+    exchange.upstream_answered(code);
     Ok(exchange.pass_on(second))
 }
 

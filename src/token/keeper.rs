@@ -94,6 +94,7 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
     let shared = Arc::new(Shared {
         account: life.account.clone(),
         cell: Cell::new(life.clock.clone()),
+        rotates: life.grant.rotates(),
         record: Record::default(),
         hushed: Hushed::default(),
         asked: AtomicU64::new(0),
@@ -352,7 +353,11 @@ impl<S: TokenSource> Keeper<S> {
 
     fn count(&mut self, ending: &Ending, asked: bool) {
         match ending {
-            Ending::Renewed => (self.failures, self.sames) = (0, 0),
+            Ending::Renewed => {
+                self.failures = 0;
+                let is_paid = asked && self.life.grant.rotates();
+                self.sames = if is_paid { self.sames.saturating_add(1) } else { 0 };
+            }
             Ending::Same => {
                 self.failures = 0;
                 self.sames = self.sames.saturating_add(u32::from(asked));

@@ -87,6 +87,8 @@ pub struct NoToken {
 pub(crate) struct Shared {
     account: AccountName,
     cell: Cell,
+    /// Whether every renewal ends a token.
+    rotates: bool,
     record: Record,
     hushed: Hushed,
     /// One more than the highest generation that was asked about, 0 for none, and the bell beside it: together a
@@ -159,6 +161,14 @@ impl TokenHandle {
     /// Notes that a path is not worth a second try for a minute. Remembers 1024 paths.
     pub fn hush(&self, path_hash: u64, now: Instant) {
         self.0.hushed.hush(path_hash, now);
+    }
+
+    /// Notes that a newer token was refused on this path too. Where every renewal ends a token, the path is quiet then:
+    /// one that says 40001 whatever the token (wechat.md, trap 5) would cost a renewal a request.
+    pub fn refused_again(&self, path_hash: u64, now: Instant) {
+        if self.0.rotates {
+            self.hush(path_hash, now);
+        }
     }
 
     /// What operators see.

@@ -340,8 +340,9 @@ fn base_dir() -> tempfile::TempDir {
     base
 }
 
-const LIMITS: [(&str, &str, u64, u64); 23] = [
+const LIMITS: [(&str, &str, u64, u64); 24] = [
     ("admin", "metrics_accounts_max", 0, 100_000),
+    ("store", "replicas", 1, 1_000),
     ("server", "workers", 1, 1024),
     ("server.limits", "connections_max", 1, 1_000_000),
     ("server.limits", "handshake_ms_max", 100, 60_000),

@@ -31,6 +31,7 @@ mod probes;
 mod raw;
 mod reload;
 mod restart;
+mod rotating;
 mod sandbox;
 mod scale;
 mod sdk;

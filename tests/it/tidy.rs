@@ -103,6 +103,7 @@ fn every_number_in_the_configuration_has_its_unit_and_its_bound_in_its_name() {
     // Counts: the name says of what.
     let counts = [
         "workers",
+        "replicas",
         "connections_max",
         "headers_max",
         "requests_per_connection_max",

@@ -74,18 +74,20 @@ impl<'a> Checker<'a> {
         let admin = self.admin(&file.admin, &server.listen);
         let upstream = self.upstream(&file.upstream);
         let store = self.store(&file.store);
+        let replicas = self.count("store.replicas", file.store.replicas.as_ref(), 1, 1..=1000);
         let placeholder_key = file.placeholder_key.as_ref().and_then(|source| self.placeholder_key(source));
         let log = self.log(&file.log);
         if file.include_dir.is_some() {
             self.note("include_dir", format_args!("{} file(s)", self.sources.len().saturating_sub(1)));
         }
-        let accounts = self.accounts(&file.people);
+        let is_shared = file.store.kind.as_ref().is_some_and(|kind| kind.get_ref() == "redis");
+        let accounts = self.accounts(&file.people, replicas == 1 || is_shared);
         let bounds = ClientBounds {
             body_bytes_max: server.limits.body_bytes_max,
             show_certificates: file.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()),
         };
         let clients = self.clients(&file.people, bounds);
-        Config { server, admin, upstream, store, placeholder_key, log, accounts, clients }
+        Config { server, admin, upstream, store, replicas, placeholder_key, log, accounts, clients }
     }
 
     fn source(&self) -> usize {

@@ -20,7 +20,8 @@ pub(super) struct ClientBounds {
 }
 
 impl Checker<'_> {
-    pub(super) fn accounts(&mut self, people: &[file::People]) -> Vec<Account> {
+    /// `may_rotate`: no other weigate would have the tokens that it needs ended by ours, or the store sees to that.
+    pub(super) fn accounts(&mut self, people: &[file::People], may_rotate: bool) -> Vec<Account> {
         let written = |people: &file::People| people.accounts.as_ref().map(Vec::len);
         if people.iter().all(|people| written(people) == Some(0)) {
             self.enter(0);
@@ -34,6 +35,14 @@ impl Checker<'_> {
             let app_id = account.app_id.as_ref().and_then(|text| self.app_id(text));
             let app_secret = account.app_secret.as_ref().and_then(|source| self.app_secret(source));
             let grant = account.grant.as_ref().map_or(Some(GrantKind::default()), |grant| self.grant(grant));
+            if let (Some(written), Some(true), false) =
+                (&account.grant, grant.map(GrantKind::rotates), may_rotate)
+            {
+                let message = "this `grant` ends the other replicas' token at each renewal, with `store.replicas` above \
+                               1 it needs `store.kind` \"redis\", where one of them renews for all; or take \
+                               \"stable_token\"";
+                self.faults.at(written, message);
+            }
             self.refuse_repeated(&mut names, account.name.as_ref(), "another account has this name");
             let known_as = account.app_id.as_ref();
             match grant.map(GrantKind::platform) {
@@ -81,7 +90,7 @@ impl Checker<'_> {
         let kind = GrantKind::ALL.into_iter().find(|kind| kind.word() == written.get_ref());
         if kind.is_none() {
             let words = GrantKind::ALL.map(|kind| format!("\"{}\"", kind.word()));
-            let message = format!("`grant` is not a way to get tokens, it is {}", words.join(" or "));
+            let message = format!("`grant` is not a way to get tokens, it is one of {}", words.join(", "));
             self.faults.at(written, message);
         }
         kind

@@ -12,6 +12,13 @@
 //! calls a day (3 614, simulated) where 13 do. WeChat's other advice, a call every five minutes, would notice a
 //! token that died early without a request that fails first, at 300 calls a day; asks do that here.
 //!
+//! # Why `/cgi-bin/token` differs
+//!
+//! Every call brings a new token; the one before is good for up to five minutes more, the one before that is dead at once
+//! (`developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html`, wechat.md §1). So a call is made in the last
+//! five minutes and never to look; an ask costs one, and asks in a row are heard at a doubling distance: an account that
+//! another system renews too would otherwise use up the 2000 calls a day of both. Two minutes at most are 720 a day.
+//!
 //! # Why `WeCom` differs
 //!
 //! `gettoken` hands out the same token as long as it lives, and promises no new one before (wechat.md §9). So one call in
@@ -60,6 +67,13 @@ const BACKOFF_MAX_NONE: Duration = Duration::from_secs(5);
 const SAME: Duration = Duration::from_secs(2);
 const SAME_MAX: Duration = Duration::from_mins(1);
 
+/// The same where each of them brought a new token, and ended one that was in use.
+const ROTATION: Duration = Duration::from_secs(2);
+const ROTATION_MAX: Duration = Duration::from_mins(2);
+
+/// `/cgi-bin/token` may hand out the old token for a moment while it makes a new one (`AccessToken.html`).
+const LAGGING_STEP: Duration = Duration::from_mins(1);
+
 /// A wait that WeChat's errcode prescribes is lengthened by up to this share of itself, never shortened.
 const AFTER_SHARE: f64 = 0.05;
 
@@ -89,7 +103,8 @@ pub struct Situation {
     pub turn: Turn,
     /// Failures in a row, the last one included.
     pub failures: u32,
-    /// Asks in a row for this generation that brought it again, the last one included.
+    /// Asks in a row for this generation that brought it again, the last one included. Where each call brings a new
+    /// token: asks in a row that cost one.
     pub sames: u32,
     /// A random number, 0 up to 1; anything else is taken as 0 or 1.
     pub jitter: f64,
@@ -112,12 +127,15 @@ pub fn next_try(situation: &Situation) -> Next {
         (Turn::Loaded, None) => Next { at: now, not_before: now },
         (Turn::Loaded, Some(end)) => Next { at: window(now, end, jitter).max(now), not_before: now },
         (Turn::Renewed, Some(end)) => {
-            Next { at: window(now, end, jitter).max(now + WINDOW_STEP), not_before: now + FLOOR }
+            let apart = if kind.rotates() { rotation_distance(sames) } else { FLOOR };
+            let at = window(now, end, jitter).max(now + WINDOW_STEP.max(apart));
+            Next { at, not_before: now + apart }
         }
         (Turn::Same, Some(end)) => {
             let at = match kind {
                 _ if end > now + WINDOW => window(now, end, jitter).max(now + WINDOW_STEP),
                 GrantKind::StableToken => now + WINDOW_STEP,
+                GrantKind::Token => now + LAGGING_STEP,
                 GrantKind::Wecom => (end + WECOM_AFTER_END).max(now + FLOOR),
             };
             Next { at, not_before: now + same_distance(sames) }
@@ -147,7 +165,7 @@ pub fn lives_on(kind: GrantKind, told: Duration, left: Duration, granted: Durati
     match kind {
         GrantKind::Wecom if !left.is_zero() => granted.min(left),
         GrantKind::Wecom if !told.is_zero() => Duration::ZERO,
-        GrantKind::StableToken | GrantKind::Wecom => granted,
+        GrantKind::StableToken | GrantKind::Token | GrantKind::Wecom => granted,
     }
 }
 
@@ -175,6 +193,11 @@ fn backoff(failures: u32, cap: Duration, jitter: f64) -> Duration {
 /// How long after the `sames`-th fruitless ask the next is heard.
 fn same_distance(sames: u32) -> Duration {
     doubled(SAME, sames.saturating_sub(1), SAME_MAX)
+}
+
+/// How long after the `paid`-th renewal in a row that was asked for the next may follow.
+fn rotation_distance(paid: u32) -> Duration {
+    doubled(ROTATION, paid.saturating_sub(1), ROTATION_MAX).max(FLOOR)
 }
 
 fn doubled(first: Duration, times: u32, cap: Duration) -> Duration {

@@ -47,6 +47,35 @@ fn the_same_token_within_the_window_is_asked_for_every_fifteen_seconds() {
 }
 
 #[test]
+fn where_every_call_rotates_asks_in_a_row_are_heard_less_and_less() {
+    for (sames, not_before) in [(0, 2), (1, 2), (2, 4), (3, 8), (6, 64), (7, 120), (1000, 120)] {
+        let (_, mut situation) = situation(Turn::Renewed, Some(7200));
+        (situation.kind, situation.sames) = (GrantKind::Token, sames);
+        assert_eq!(waits(&situation), (S(6905), S(not_before)), "{sames}");
+        // Even a token that is nearly at its end is no reason to hurry.
+        situation.good_until = Some(situation.now + S(60));
+        assert!(waits(&situation).0 >= S(not_before), "{sames}");
+    }
+    let (_, mut situation) = situation(Turn::Same, Some(200));
+    situation.kind = GrantKind::Token;
+    assert_eq!(waits(&situation).0, S(60), "no looking every few seconds");
+}
+
+#[test]
+fn wecom_is_looked_at_once_in_the_window_and_then_at_the_end() {
+    let (_, mut situation) = situation(Turn::Same, Some(250));
+    situation.kind = GrantKind::Wecom;
+    assert_eq!(waits(&situation).0, S(251));
+    situation.good_until = Some(situation.now + S(5000));
+    assert_eq!(waits(&situation).0, S(4705));
+    let lives_on = |told, left, granted| lives_on(GrantKind::Wecom, S(told), S(left), S(granted));
+    assert_eq!(lives_on(7200, 250, 7200), S(250), "not prolonged before its end");
+    assert_eq!(lives_on(7200, 250, 100), S(100));
+    assert_eq!(lives_on(250, 0, 7200), S(0), "nor at once after it");
+    assert_eq!(lives_on(0, 0, 7200), S(7200), "but when it is said again");
+}
+
+#[test]
 fn a_loaded_token_waits_for_its_window_and_no_token_for_nothing() {
     assert_eq!(waits(&situation(Turn::Loaded, Some(5000)).1), (S(4705), S(0)));
     assert_eq!(waits(&situation(Turn::Loaded, Some(100)).1), (S(50), S(0)));

@@ -1,11 +1,12 @@
-//! The calls that fetch a token: `POST /cgi-bin/stable_token`, and `WeCom`'s `GET /cgi-bin/gettoken`. Bytes in,
-//! meaning out.
+//! The calls that fetch a token: `POST /cgi-bin/stable_token`, `GET /cgi-bin/token`, and `WeCom`'s
+//! `GET /cgi-bin/gettoken`. Bytes in, meaning out.
 //!
 //! It promises that what it calls a [`Grant`] is a token that can stand in a query and a lifetime that WeChat could
 //! mean, and that no text it hands out holds the AppSecret. It knows no network, no clock and no schedule.
 //!
 //! Pages (read 2026-11-22): `developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html`, and the
 //! fuller note at `developers.weixin.qq.com/doc/channels/API/leagueheadsupplier/getStableAccessToken.html`;
+//! for the older call `developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html` and `getaccesstoken.html`;
 //! for `WeCom` `developer.work.weixin.qq.com/document/path/91039`.
 //!
 //! # Why so strict
@@ -102,6 +103,7 @@ struct Reply {
 /// way are not. `mode` matters to `stable_token` only.
 pub fn encode(kind: GrantKind, mode: Mode, app_id: &AppId, secret: &AppSecret) -> Call {
     let secret = secret.expose();
+    let in_query = || Zeroizing::new(utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string());
     match kind {
         GrantKind::StableToken => {
             let body = serde_json::json!({
@@ -113,9 +115,13 @@ pub fn encode(kind: GrantKind, mode: Mode, app_id: &AppId, secret: &AppSecret) -
             let body = Zeroizing::new(body.to_string().into_bytes());
             Call { target: Zeroizing::new("/cgi-bin/stable_token".to_owned()), body: Some(body) }
         }
+        GrantKind::Token => {
+            let path = "/cgi-bin/token?grant_type=client_credential";
+            let target = format!("{path}&appid={app_id}&secret={}", in_query().as_str());
+            Call { target: Zeroizing::new(target), body: None }
+        }
         GrantKind::Wecom => {
-            let secret = Zeroizing::new(utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string());
-            let target = format!("/cgi-bin/gettoken?corpid={app_id}&corpsecret={}", secret.as_str());
+            let target = format!("/cgi-bin/gettoken?corpid={app_id}&corpsecret={}", in_query().as_str());
             Call { target: Zeroizing::new(target), body: None }
         }
     }
@@ -156,7 +162,7 @@ pub fn decode(
     let text = text.ok_or(Malformed("it has neither an access_token nor an errcode"))?;
     let token = AccessToken::parse(&text).map_err(|_| Malformed("its access_token is not one"))?;
     let lives_min = match kind {
-        GrantKind::StableToken => LIVES_MIN,
+        GrantKind::StableToken | GrantKind::Token => LIVES_MIN,
         GrantKind::Wecom => WECOM_LIVES_MIN,
     };
     let lives = reply

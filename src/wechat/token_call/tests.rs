@@ -202,6 +202,24 @@ fn wecoms_call_is_a_get_whose_query_holds_the_secret_and_nothing_prints_it() {
 }
 
 #[test]
+fn the_older_call_is_the_documented_get_and_its_reply_is_read_alike() {
+    let call = encode(GrantKind::Token, Mode::Normal, &AppId::parse("wx1").unwrap(), &secret());
+    let query = "grant_type=client_credential&appid=wx1&secret=5ecre7%2D5ecre7%2D5ecre7";
+    assert_eq!(*call.target, format!("/cgi-bin/token?{query}"));
+    assert!(call.body.is_none());
+    let decode = |body: &str| decode(GrantKind::Token, 200, body.as_bytes(), &secret());
+    assert!(decode(r#"{"access_token":"91_a","expires_in":7200}"#).is_ok());
+    assert!(matches!(
+        decode(r#"{"access_token":"91_a","expires_in":59}"#),
+        Err(TokenCallError::Malformed(_))
+    ));
+    let Err(TokenCallError::Rejected(rejected)) = decode(r#"{"errcode":45009,"errmsg":"x"}"#) else {
+        panic!("not rejected")
+    };
+    assert_eq!(rejected.kind, RejectionKind::DailyQuota);
+}
+
+#[test]
 fn wecoms_reply_may_have_little_time_left_and_its_codes_are_its_own() {
     use RejectionKind as K;
     let decode = |body: &str| decode(GrantKind::Wecom, 200, body.as_bytes(), &secret());

@@ -2,6 +2,7 @@
 
 mod model;
 mod reactions;
+mod rotating;
 mod sharing;
 mod surviving;
 mod wecom;
