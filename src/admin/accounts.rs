@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::leaked::Shown;
 use crate::telemetry::metrics::Exposition;
 use crate::token::{Counts, Status, TokenHandle, Totals};
 use crate::types::UnixSeconds;
@@ -29,6 +30,7 @@ struct Account<'a> {
     failures: u32,
     next_try_in_s: u64,
     last: Option<Last<'a>>,
+    leaked: Shown,
     token_calls: &'a std::collections::BTreeMap<&'static str, u64>,
     asked: u64,
     invalid_early: u64,
@@ -182,6 +184,7 @@ impl<'a> Account<'a> {
                 said: last.said.as_deref(),
                 ip: last.ip.as_ref().map(ToString::to_string),
             }),
+            leaked: Shown::of(&status.leak),
             token_calls: &status.counts.fetches,
             asked: status.counts.asked,
             invalid_early: status.counts.invalid_early,

@@ -9,6 +9,7 @@
 //! GET /metrics    Prometheus' text format
 //! GET /accounts   every account's token, its age, its errors, as JSON; ?after=NAME goes on behind a page's last
 //!                 name, ?only=failing leaves out those in good health
+//! POST /accounts/NAME/leaked   ends a token that has leaked, see `leaked.rs`
 //! POST /reload    reads the configuration again; 200 and what changed, or 422 and what is wrong with it
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! more accounts than `metrics_accounts_max`, and `/accounts` comes in pages.
 
 mod accounts;
+mod leaked;
 mod reload;
 
 use std::collections::VecDeque;
@@ -111,8 +113,10 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
     let service = service_fn(move |request: Request<Incoming>| {
         let seen = Arc::clone(&seen);
         async move {
+            let is_press = |path| leaked::account_in(path).is_some();
             Ok::<_, Infallible>(match (request.method(), request.uri().path()) {
                 (&Method::POST, "/reload") => reload::reload(&request, &seen.reload).await,
+                (&Method::POST, path) if is_press(path) => leaked::answer(request, &seen).await,
                 _ => answer(&request, &seen),
             })
         }

@@ -8,7 +8,9 @@ use tokio::sync::Semaphore;
 
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
-use crate::token::{self, ConfiguredStore, HttpTokenSource, KeeperTask, Life, TokenHandle, WallClock};
+use crate::token::{
+    self, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, WallClock,
+};
 use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
 
 /// Token calls at one time, over all accounts.
@@ -25,6 +27,7 @@ pub struct Accounts {
     client: reqwest::Client,
     fetches: Arc<Semaphore>,
     clock: WallClock,
+    ledger: Ledger,
     tokens: Tokens,
 }
 
@@ -72,6 +75,7 @@ impl Accounts {
             client,
             fetches,
             clock,
+            ledger: Ledger::default(),
             tokens: Arc::new(Mutex::new(Arc::new([]))),
         }
     }
@@ -131,6 +135,7 @@ impl Accounts {
             account: account.name.clone(),
             app_id: stored_as(account, secret),
             grant: account.grant,
+            ledger: self.ledger.clone(),
             waiters_max: config.server.limits.token_waiters_max,
             fetches: Arc::clone(&self.fetches),
             clock: self.clock.clone(),

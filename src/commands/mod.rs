@@ -2,6 +2,7 @@
 
 mod check;
 mod key;
+mod leaked;
 mod memory;
 mod sandbox;
 mod serve;
@@ -53,6 +54,8 @@ enum Command {
     Key(key::Options),
     /// Show accounts, their tokens and last errors, from a running weigate
     Status(status::Options),
+    /// A token has leaked: fetch two new ones 30 s apart, which ends it
+    Leaked(leaked::Options),
     /// Exit 0 when a running weigate is ready, 1 when not (for HEALTHCHECK)
     Health(status::HealthOptions),
 }
@@ -81,6 +84,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Sandbox(options) => Ok(sandbox::run(&options)?),
         Command::Key(options) => Ok(key::run(&options)?),
         Command::Status(options) => Ok(status::run(&options)?),
+        Command::Leaked(options) => Ok(leaked::run(&options)?),
         Command::Health(options) => Ok(status::health(&options)?),
     }
 }

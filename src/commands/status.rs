@@ -28,7 +28,7 @@ pub(crate) struct HealthOptions {
     live: bool,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     show(format_args!(
@@ -68,6 +68,21 @@ fn rows(page: &Value) -> anyhow::Result<()> {
             last("advice").unwrap_or(""),
         ))?;
     }
+    for account in accounts {
+        let Some(leaked) = account.get("leaked") else { continue };
+        let number = |key: &str| leaked.get(key).and_then(Value::as_u64);
+        let state = leaked.get("state").and_then(Value::as_str).unwrap_or_default();
+        if ["running", "done", "failed"].contains(&state) || number("used").unwrap_or_default() > 0 {
+            show(format_args!(
+                "leaked token of {}: {state}, {} call(s) to come, the next in {}; {} of {} used in 24 hours",
+                account.get("name").and_then(Value::as_str).unwrap_or("-"),
+                number("calls_left").unwrap_or_default(),
+                span(number("next_call_in_s")),
+                number("used").unwrap_or_default(),
+                number("used_max").unwrap_or_default(),
+            ))?;
+        }
+    }
     Ok(())
 }
 
@@ -82,13 +97,17 @@ pub(crate) fn health(options: &HealthOptions) -> anyhow::Result<()> {
 fn get(admin: &str, path: &str) -> anyhow::Result<(reqwest::StatusCode, String)> {
     let url = format!("{}{path}", admin.trim_end_matches('/'));
     runtime()?.block_on(async {
-        let client = weigate::token::http_client(weigate::proxy::upstream::tls_config(None)?)?;
-        let asked = client.get(&url).timeout(TIMEOUT).send().await.map_err(reqwest::Error::without_url);
+        let asked = client()?.get(&url).timeout(TIMEOUT).send().await.map_err(reqwest::Error::without_url);
         let response = asked
             .with_context(|| format!("asking {url}; is weigate running, with its admin listener there?"))?;
         let status = response.status();
         Ok((status, response.text().await.map_err(reqwest::Error::without_url)?))
     })
+}
+
+/// The product's own HTTP client, as far as the admin listener needs it.
+pub(super) fn client() -> anyhow::Result<reqwest::Client> {
+    Ok(weigate::token::http_client(weigate::proxy::upstream::tls_config(None)?)?)
 }
 
 fn span(seconds: Option<u64>) -> String {

@@ -288,8 +288,8 @@ impl Exchange {
         }
     }
 
-    /// The body is here, or streams: by when the head of the reply must be here. A body that had to come first does not use up the time, nor does
-    /// the sending of a long one: that must not stand still, and go on at a rate that comes to an end.
+    /// The body is here, or streams: by when the head of the reply must be here. A body that had to come first does not
+    /// use up the time, nor does the sending of a long one: that goes on at a rate that comes to an end.
     fn is_forwarded(&mut self, body: &body::RequestBody, span: Duration) -> Instant {
         if body.length() > 0 {
             self.forwarded_at = Instant::now();

@@ -75,6 +75,7 @@ fn judge(shared: &Shared, call: &Call, mut record: Record) -> (Reply, Option<Fau
     let state = &mut *guard;
     if let Some(app_id) = token_calls::app_id_of(call) {
         state.counters.count_token_call(&call.path, app_id);
+        state.counters.forced += u64::from(token_calls::is_forced(call));
     }
     let fault = state.mischief.meet(call.method.as_str(), &call.path);
     let reply = fault.as_ref().and_then(|fault| instead(fault, now));

@@ -26,6 +26,8 @@ pub struct Counters {
     pub bad_token_calls: u64,
     /// Token calls, failed ones included: endpoint, then AppID as sent, then count.
     pub token_calls: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Calls of `stable_token` with `force_refresh`, refused ones included.
+    pub forced: u64,
     /// Requests answered, by path.
     pub paths: BTreeMap<String, u64>,
     /// Answers, by errcode.

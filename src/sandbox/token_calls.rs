@@ -31,6 +31,12 @@ pub(super) fn app_id_of(call: &Call) -> Option<&str> {
     }
 }
 
+/// Whether a call wants the token in force ended.
+pub(super) fn is_forced(call: &Call) -> bool {
+    call.path == "/cgi-bin/stable_token"
+        && matches!(&call.json, Json::Value(body) if body.get("force_refresh").and_then(Value::as_bool) == Some(true))
+}
+
 /// `GET /cgi-bin/token`; POST works too, and only says the same.
 pub(super) fn token(state: &mut State, call: &Call, now: Ms, quotas: Quotas) -> Reply {
     let credentials = Credentials {

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use super::cell::{Cell, Token};
 use super::clock::{JUMP, WallClock};
 use super::complaint::Complaint;
 use super::hush::Hushed;
-use super::saver::save_all;
+use super::leak::{self, Desk, Ledger};
+use super::saver::{is_saved, save_all, to_store};
 use super::schedule::{self, Next, Situation, Turn};
 use super::source::{SourceError, TokenSource, fetch_caught};
 use super::status::{Ending, Record};
@@ -39,6 +40,8 @@ pub struct Life {
     pub app_id: AppId,
     /// How it gets its tokens.
     pub grant: GrantKind,
+    /// What is known of forced refreshes. Shared by all keepers of a store.
+    pub ledger: Ledger,
     /// Requests that may wait for a token at one time; more are turned away at once.
     pub waiters_max: usize,
     /// Bounds the fetches of all accounts at one time, and at the start their loads; 64 is plenty. Shared by all keepers.
@@ -81,20 +84,19 @@ const FETCH_MAX: Duration = Duration::from_secs(10);
 /// The store gets this long for one load or save; then it is as if it had failed.
 pub(super) const STORE_MAX: Duration = Duration::from_secs(10);
 
-/// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
-const END_MOVES: Duration = Duration::from_secs(10);
-
 /// Starts the keeper of one account on the current runtime.
 pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> (TokenHandle, KeeperTask) {
     let now = Instant::now();
     let next = Next { at: now, not_before: now };
-    let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, ending: None, next });
+    let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, forced: 0, ending: None, next });
     let (saves, to_save) = watch::channel(None);
     let (stop, stopped) = oneshot::channel();
     let shared = Arc::new(Shared {
         account: life.account.clone(),
         cell: Cell::new(life.clock.clone()),
         rotates: life.grant.rotates(),
+        leak: Desk::new(life.grant),
+        clock: life.clock.clone(),
         record: Record::default(),
         hushed: Hushed::default(),
         asked: AtomicU64::new(0),
@@ -107,6 +109,7 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
     let handle = TokenHandle(Arc::clone(&shared));
     let anchor = (now, life.clock.read());
     let app_id = life.app_id.clone();
+    let ledger = life.ledger.clone();
     let saver_shared = Arc::clone(&shared);
     let keeper = Box::new(Keeper {
         life,
@@ -123,7 +126,14 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
         warned_at: None,
     });
     let task = tokio::spawn(async move {
-        tokio::join!(keeper.run(&store, stopped), save_all(&store, &app_id, &saver_shared, to_save));
+        let keeping = async {
+            tokio::select! {
+                biased;
+                () = keeper.run(&store, stopped) => {}
+                () = leak::attend(&store, &app_id, &saver_shared, &ledger) => {}
+            }
+        };
+        tokio::join!(keeping, save_all(&store, &app_id, &saver_shared, to_save));
     });
     (handle, KeeperTask { stop, task })
 }
@@ -159,9 +169,11 @@ impl<S: TokenSource> Keeper<S> {
         }
         let shared = Arc::clone(&self.shared);
         loop {
+            let mut mode = Mode::Normal;
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
+                () = shared.leak.wanted() => mode = Mode::Force,
                 () = shared.bell.notified() => {
                     // The clock's watcher rings too, and asks for nothing.
                     if let Some(asked) = shared.asked.swap(0, Ordering::SeqCst).checked_sub(1) {
@@ -173,13 +185,13 @@ impl<S: TokenSource> Keeper<S> {
             if self.clock_has_jumped() {
                 self.hasten();
             }
-            if Instant::now() < self.next.at {
+            if mode == Mode::Normal && Instant::now() < self.next.at {
                 continue;
             }
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
-                () = Box::pin(self.attempt()) => {}
+                () = Box::pin(self.attempt(mode)) => {}
             }
         }
     }
@@ -264,7 +276,11 @@ impl<S: TokenSource> Keeper<S> {
     }
 
     /// One fetch, from the start to everyone's knowing of its end. Dropped only when the keeper stops.
-    async fn attempt(&mut self) {
+    async fn attempt(&mut self, mode: Mode) {
+        if mode == Mode::Force {
+            // Whatever pace the last attempt asked for, a leak does not wait for more than this.
+            sleep(schedule::FLOOR).await;
+        }
         let fetches = Arc::clone(&self.life.fetches);
         // A closed semaphore bounds nothing; the fetch goes on.
         let _permit = fetches.acquire().await.ok();
@@ -272,9 +288,9 @@ impl<S: TokenSource> Keeper<S> {
         self.progress.send_modify(|progress| progress.started += 1);
 
         self.anchor = (Instant::now(), self.life.clock.read());
-        let reply = timeout(FETCH_MAX, fetch_caught(&self.source, Mode::Normal)).await;
+        let reply = timeout(FETCH_MAX, fetch_caught(&self.source, mode)).await;
         let ending = match reply.unwrap_or(Err(SourceError::TimedOut)) {
-            Ok(grant) => self.take(grant),
+            Ok(grant) => self.take(grant, mode),
             Err(error) => Ending::Failed(Arc::new(error)),
         };
 
@@ -288,13 +304,14 @@ impl<S: TokenSource> Keeper<S> {
         let next = self.next;
         self.progress.send_modify(|progress| {
             progress.ended += 1;
+            progress.forced += u64::from(mode == Mode::Force);
             progress.ending = Some(ending);
             progress.next = next;
         });
     }
 
     /// Publishes what a fetch brought, then hands it to the store. Its life counts from when the call was sent.
-    fn take(&mut self, grant: Grant) -> Ending {
+    fn take(&mut self, grant: Grant, mode: Mode) -> Ending {
         let (begun, wall) = self.anchor;
         let newest = self.shared.cell.newest();
         let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
@@ -321,7 +338,7 @@ impl<S: TokenSource> Keeper<S> {
         }
         if let Some(old) = newest {
             let left = old.left(Instant::now(), self.life.clock.read());
-            if left > schedule::WINDOW + JUMP {
+            if left > schedule::WINDOW + JUMP && mode == Mode::Normal {
                 self.shared.record.notes().counts.invalid_early += 1;
             }
             self.previous = Some(old.access_token.digest());
@@ -337,17 +354,9 @@ impl<S: TokenSource> Keeper<S> {
 
     /// Tells the saver, which works beside this loop, unless the store knows as much already.
     fn save(&self, token: &Token) {
-        let known = self.saves.look(|saved| {
-            saved.as_ref().is_some_and(|saved| {
-                let moved =
-                    saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
-                saved.access_token.is_same(&token.access_token) && moved <= END_MOVES
-            })
-        });
-        if !known {
-            let Token { access_token, obtained_at, expires_at, .. } = token.clone();
-            let stored = Stored { access_token, obtained_at, expires_at, fence: 0 };
-            self.saves.send_modify(|saved| *saved = Some(stored));
+        let is_known = self.saves.look(|saved| saved.as_ref().is_some_and(|saved| is_saved(saved, token)));
+        if !is_known {
+            self.saves.send_modify(|saved| *saved = Some(to_store(token)));
         }
     }
 

@@ -39,6 +39,7 @@ mod clock;
 mod complaint;
 mod hush;
 mod keeper;
+mod leak;
 mod saver;
 pub mod source;
 mod status;
@@ -48,12 +49,14 @@ mod watch;
 pub use cell::{Guard, Token};
 pub use clock::WallClock;
 pub use keeper::{KeeperTask, Life, start};
+pub use leak::{CALLS_PER_DAY, LeakRefusal, LeakStatus, Ledger};
 pub use source::{HttpTokenSource, SourceError, TokenSource, http_client};
 pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore};
 
 use cell::Cell;
 use hush::Hushed;
+use leak::Desk;
 use status::Record;
 
 /// One account's token, as requests see it. Cheap to clone; made to be read from threads with runtimes of their own.
@@ -89,6 +92,8 @@ pub(crate) struct Shared {
     cell: Cell,
     /// Whether every renewal ends a token.
     rotates: bool,
+    leak: Desk,
+    clock: WallClock,
     record: Record,
     hushed: Hushed,
     /// One more than the highest generation that was asked about, 0 for none, and the bell beside it: together a
@@ -105,6 +110,8 @@ pub(crate) struct Shared {
 struct Progress {
     started: u64,
     ended: u64,
+    /// Forced attempts that have ended.
+    forced: u64,
     ending: Option<Ending>,
     next: schedule::Next,
 }
@@ -171,6 +178,13 @@ impl TokenHandle {
         }
     }
 
+    /// The token has leaked: begins the two forced refreshes that end it. Answers at once; [`Status::leak`] says how
+    /// far it has come.
+    pub fn leaked(&self) -> Result<LeakStatus, LeakRefusal> {
+        let now = self.0.clock.read();
+        self.0.leak.press(now).map(|()| self.0.leak.status(now))
+    }
+
     /// What operators see.
     pub fn status(&self) -> Status {
         let progress = self.0.progress.look(Progress::clone);
@@ -187,6 +201,7 @@ impl TokenHandle {
             failures: notes.failures,
             in_flight: progress.in_flight(),
             next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
+            leak: self.0.leak.status(self.0.clock.read()),
             counts: Counts::of(&notes.counts),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::TokenHandle;
+use super::leak::LeakStatus;
 use super::source::SourceError;
 use crate::types::{AccountName, Fingerprint, Generation, UnixSeconds};
 use crate::wechat::token_call::{IpText, RejectionKind, TokenCallError};
@@ -44,6 +45,8 @@ pub struct Status {
     pub in_flight: bool,
     /// Until the next attempt; zero when it is due.
     pub next_try_in: Duration,
+    /// Where a press of the leaked button has come to.
+    pub leak: LeakStatus,
     /// What happened since the start.
     pub counts: Counts,
 }

@@ -23,6 +23,7 @@ mod forwarding;
 mod harness;
 mod http2;
 mod include;
+mod leaked;
 mod mtls;
 mod once_more;
 mod pki;

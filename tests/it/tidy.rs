@@ -91,6 +91,22 @@ fn a_secrets_text_is_taken_in_these_places_only() {
 }
 
 #[test]
+fn a_forced_refresh_is_asked_for_by_the_leaked_button_only() {
+    let mut found = BTreeMap::new();
+    for (path, text) in sources() {
+        let count = code_of(&text).matches("Mode::Force").count();
+        if count > 0 && !path.ends_with("/tests.rs") {
+            found.insert(path, count);
+        }
+    }
+    // The keeper: set when the button's desk wants it, and three looks at what it is. The call: one look.
+    let wanted = [("src/token/keeper.rs", 3), ("src/wechat/token_call/mod.rs", 1)];
+    assert_eq!(found, wanted.map(|(path, count)| (path.to_owned(), count)).into());
+    let wants = sources().into_iter().filter(|(_, text)| code_of(text).contains("wanted.notify_one()"));
+    assert_eq!(wants.map(|(path, _)| path).collect::<Vec<_>>(), ["src/token/leak.rs"]);
+}
+
+#[test]
 fn every_number_in_the_configuration_has_its_unit_and_its_bound_in_its_name() {
     let text = std::fs::read_to_string(root().join("src/config/file.rs")).unwrap();
     let numbers: Vec<&str> = code_of(&text)

@@ -202,6 +202,7 @@ pub(super) fn life(name: &str, seed: u64, wall: &Wall) -> Life {
         account: AccountName::parse(name).unwrap(),
         app_id: AppId::parse(&format!("wx-{name}")).unwrap(),
         grant: GrantKind::StableToken,
+        ledger: weigate::token::Ledger::default(),
         waiters_max: 2000,
         fetches: Arc::new(Semaphore::new(64)),
         clock: wall.clock(),
