@@ -79,7 +79,7 @@ impl Connection {
     /// A reused connection that died without a byte of a reply.
     pub(super) fn note_died(&self) {
         if let (Some(host), Some(idle)) = (self.slot.host.upgrade(), self.was_idle) {
-            host.trust.seen_closed(idle);
+            host.trust.lost_after(idle);
         }
     }
 }

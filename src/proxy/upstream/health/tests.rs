@@ -4,7 +4,7 @@ use super::*;
 fn trust_grows_to_half_of_what_was_seen_and_falls_below_half_of_a_close() {
     let trust = Trust::new();
     assert_eq!(trust.span(), Duration::ZERO);
-    trust.seen_alive(Duration::from_millis(49));
+    trust.seen_alive(Duration::from_millis(499));
     assert_eq!(trust.span(), Duration::ZERO);
     trust.seen_alive(Duration::from_secs(30));
     trust.seen_alive(Duration::from_secs(1));
@@ -17,6 +17,24 @@ fn trust_grows_to_half_of_what_was_seen_and_falls_below_half_of_a_close() {
     assert_eq!(trust.span(), Duration::from_micros(50));
     trust.seen_alive(Duration::from_secs(4));
     assert_eq!(trust.span(), Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_lost_within_the_trusted_time_ends_trust_for_half_a_minute() {
+    let trust = Trust::new();
+    trust.seen_alive(Duration::from_secs(10));
+    // Beyond what was trusted, it only says where the limit is.
+    trust.lost_after(Duration::from_secs(8));
+    assert_eq!(trust.span(), Duration::from_secs(4));
+    trust.lost_after(Duration::from_millis(3));
+    assert_eq!(trust.span(), Duration::ZERO);
+    trust.seen_alive(Duration::from_secs(10));
+    assert!(!trust.would_learn(Duration::from_secs(10)));
+    assert_eq!(trust.span(), Duration::ZERO);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert!(trust.would_learn(Duration::from_secs(2)));
+    trust.seen_alive(Duration::from_secs(2));
+    assert_eq!(trust.span(), Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

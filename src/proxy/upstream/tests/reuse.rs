@@ -124,7 +124,7 @@ async fn a_post_rides_an_idle_connection_only_once_one_was_seen_alive() {
     post(&upstream, b"").await.unwrap();
     assert_eq!(upstream.stats().reused.value(), 0);
     // Idle time is what this is about, so here it must pass.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     post(&upstream, b"").await.unwrap();
     post(&upstream, b"").await.unwrap();
     assert_eq!((upstream.stats().opened.value(), upstream.stats().reused.value()), (3, 1));
