@@ -63,7 +63,10 @@ impl Frame {
 impl Raw {
     /// A connection with the preface and `settings` sent.
     pub(crate) async fn open(address: SocketAddr, settings: &[u8]) -> Self {
-        let mut raw = Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() };
+        let stream = TcpStream::connect(address).await.unwrap();
+        // A small frame behind another would wait for the other side's delayed acknowledgement, 40 ms each time.
+        stream.set_nodelay(true).unwrap();
+        let mut raw = Self { stream, unread: Vec::new() };
         raw.send(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()).await;
         raw
     }
@@ -114,22 +117,13 @@ impl Raw {
     }
 }
 
-fn first_of(bytes: &[u8]) -> Option<(Frame, usize)> {
+/// The first frame in `bytes`, and its length.
+pub(crate) fn first_of(bytes: &[u8]) -> Option<(Frame, usize)> {
     let head = bytes.get(..9)?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
     let payload = bytes.get(9..9 + length)?.to_vec();
     let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
     Some((Frame { kind: head[3], flags: head[4], stream, payload }, 9 + length))
-}
-
-/// The frames in `bytes`.
-pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while let Some((frame, length)) = first_of(bytes) {
-        frames.push(frame);
-        bytes = &bytes[length..];
-    }
-    frames
 }
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -45,10 +45,6 @@ impl Answer {
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
-
-    pub(crate) fn closes(&self) -> bool {
-        self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
-    }
 }
 
 /// Sends `bytes` and reads until the server has closed.

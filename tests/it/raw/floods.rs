@@ -2,7 +2,7 @@
 
 use weigate::sandbox::When;
 
-use super::frames::{PREFACE, Raw, SETTINGS, frame, get, parse, reset};
+use super::frames::{Frame, PREFACE, Raw, SETTINGS, first_of, frame, get, reset};
 use super::{Then, is_well, try_talk};
 use crate::harness::{Setup, wechat};
 use crate::probes::floods::{self, HELD};
@@ -72,4 +72,14 @@ async fn a_client_that_resets_now_and_then_is_no_flood() {
         assert!(frames.iter().all(|frame| frame.goaway().is_none()), "{round}: {frames:?}");
         raw.send(&reset(held)).await;
     }
+}
+
+/// The frames in `bytes`.
+fn parse(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while let Some((frame, length)) = first_of(bytes) {
+        frames.push(frame);
+        bytes = &bytes[length..];
+    }
+    frames
 }
