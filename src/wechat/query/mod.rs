@@ -129,7 +129,7 @@ fn known(name: &str) -> Option<Known> {
     if name.len() < 5 {
         return None;
     }
-    if name.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+    if name.bytes().any(|byte| matches!(byte, b'%' | b'+') || !byte.is_ascii_graphic()) {
         let decoded = percent_decode_str(name).decode_utf8_lossy();
         return known_decoded(decoded.trim_matches(|c: char| c.is_whitespace() || c == '+' || c == '\0'));
     }
