@@ -37,7 +37,7 @@ fn is_usual(name: &[u8]) -> bool {
 }
 
 /// Where the fields of a request go: the bytes of an HTTP/1.1 head, or a map for HTTP/2.
-pub(super) trait Fields {
+pub trait Fields {
     /// Appends a field as it came.
     fn copy(&mut self, name: &HeaderName, value: &HeaderValue);
 
@@ -48,7 +48,7 @@ pub(super) trait Fields {
 /// Appends the fields of a request that travel on.
 ///
 /// `Host`, `Content-Length`, `Accept-Encoding` and `Via` are the forwarder's to write.
-pub(super) fn copy_request(headers: &HeaderMap, to: &mut impl Fields) {
+pub fn copy_request(headers: &HeaderMap, to: &mut impl Fields) {
     let nominated = Nominated::by(headers);
     for (name, value) in headers {
         if stays_here(name) || nominated.names(name) {
@@ -100,7 +100,7 @@ impl Fields for HeaderMap {
 }
 
 /// Takes out of a reply what was between WeChat and us, and what only weigate may say.
-pub(super) fn scrub_reply(headers: &mut HeaderMap<HeaderValue>) {
+pub fn scrub_reply(headers: &mut HeaderMap<HeaderValue>) {
     let nominated = Nominated::by(headers);
     let goes = |name: &&HeaderName| ends_here(name) || nominated.names(name);
     // One look at the names is cheaper than a look-up for each name that could be there.

@@ -40,7 +40,7 @@ mod certificate;
 mod forward;
 mod handle;
 mod head;
-mod headers;
+pub mod headers;
 mod inspect;
 mod local;
 mod refusal;

@@ -197,17 +197,9 @@ impl Dir {
 
     fn save_token(&self, account: &AccountName, app_id: &AppId, stored: &Stored) -> Result<(), StoreError> {
         let name = format!("{account}.token");
-        let payload = Payload {
-            account: account.as_str(),
-            app_id: app_id.as_str(),
-            access_token: stored.access_token.expose(),
-            obtained_at: stored.obtained_at.0,
-            expires_at: stored.expires_at.0,
-            fence: stored.fence,
-        };
-        let json = serde_json::to_vec(&payload)
+        let payload = payload_of(account, app_id, stored)
             .map_err(|error| fault("write", &self.path.join(&name))(error.into()))?;
-        self.replace(&name, TOKEN_HEAD, &Zeroizing::new(json))
+        self.replace(&name, TOKEN_HEAD, &payload)
     }
 
     fn load_blob(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
@@ -301,6 +293,42 @@ impl Dir {
     fn sync(&self) -> Result<(), StoreError> {
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(fault("fsync", &self.path))
     }
+}
+
+/// A token's file, whole.
+pub fn encode_token(
+    account: &AccountName,
+    app_id: &AppId,
+    stored: &Stored,
+) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let payload = payload_of(account, app_id, stored)?;
+    let mut file = Zeroizing::new(head_of(TOKEN_HEAD, &payload).into_bytes());
+    file.extend_from_slice(&payload);
+    Ok(file)
+}
+
+/// The token in a file that [`encode_token`] made for this account and this AppID; `None` for anything else.
+pub fn decode_token(file: &[u8], account: &AccountName, app_id: &AppId) -> Option<Stored> {
+    match read_token(file, account, app_id) {
+        Found::Token(stored) => Some(stored),
+        Found::OtherApp | Found::Bad(_) => None,
+    }
+}
+
+fn payload_of(
+    account: &AccountName,
+    app_id: &AppId,
+    stored: &Stored,
+) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    let payload = Payload {
+        account: account.as_str(),
+        app_id: app_id.as_str(),
+        access_token: stored.access_token.expose(),
+        obtained_at: stored.obtained_at.0,
+        expires_at: stored.expires_at.0,
+        fence: stored.fence,
+    };
+    serde_json::to_vec(&payload).map(Zeroizing::new)
 }
 
 fn read_token(bytes: &[u8], account: &AccountName, app_id: &AppId) -> Found {

@@ -20,7 +20,7 @@ use crate::types::{AccessToken, AccountName, AppId, UnixSeconds};
 mod file;
 mod memory;
 
-pub use file::FileStore;
+pub use file::{FileStore, decode_token, encode_token};
 pub use memory::MemoryStore;
 
 /// A token as it is stored.
