@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use weigate::clients::{self, Clients, Signer};
 use weigate::config::{self, PlaceholderKey};
-use weigate::token::{ConfiguredStore, Life, SourceError, TokenSource, WallClock};
+use weigate::token::{Alone, ConfiguredStore, Ledger, Life, SourceError, TokenSource, WallClock};
 use weigate::types::{AccessToken, AccountName, AppId, ClientName, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{Grant, Mode};
 use weigate::wechat::{envelope, paths, query};
@@ -142,6 +142,8 @@ fn token_operation(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Operatio
         app_id: AppId::parse("wx0123456789abcdef").context("not an AppID")?,
         grant: GrantKind::StableToken,
         waiters_max: 16,
+        alone: Alone::Allowed,
+        ledger: Ledger::default(),
         fetches: Arc::new(Semaphore::new(1)),
         clock: WallClock::of_the_machine(),
         jitter: fastrand::Rng::with_seed(7),

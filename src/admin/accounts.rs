@@ -145,7 +145,7 @@ fn write_counts(counts: &[(&str, &Counts)], to: &mut Exposition) {
             to.sample("weigate_token_calls_total", &[("account", account), ("result", word)], count);
         }
     }
-    let counters: [Counter; 4] = [
+    let counters: [Counter; 8] = [
         ("weigate_token_asks_total", "times requests asked for another token", |c| c.asked),
         (
             "weigate_token_invalid_early_total",
@@ -154,6 +154,16 @@ fn write_counts(counts: &[(&str, &Counts)], to: &mut Exposition) {
         ),
         ("weigate_clock_jumps_total", "times the wall clock jumped", |c| c.clock_jumps),
         ("weigate_store_saves_failed_total", "tokens that could not be stored", |c| c.saves_failed),
+        ("weigate_store_claims_failed_total", "times the store gave no answer to a claim", |c| {
+            c.claims_failed
+        }),
+        ("weigate_store_claim_waits_total", "times another weigate was waited for while it fetched", |c| {
+            c.claim_waits
+        }),
+        ("weigate_tokens_adopted_total", "tokens that another weigate fetched", |c| c.adopted),
+        ("weigate_store_fenced_off_total", "tokens not stored, since the store had a newer one", |c| {
+            c.fenced_off
+        }),
     ];
     for (name, help, value) in counters {
         to.family(name, "counter", help);

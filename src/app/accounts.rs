@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
 use crate::token::{
-    self, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, WallClock,
+    self, Alone, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, WallClock,
 };
 use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
 
@@ -137,6 +137,8 @@ impl Accounts {
             grant: account.grant,
             ledger: self.ledger.clone(),
             waiters_max: config.server.limits.token_waiters_max,
+            // Each renewal of such a grant ends a token that another weigate may be using.
+            alone: if account.grant.rotates() { Alone::Never } else { Alone::Allowed },
             fetches: Arc::clone(&self.fetches),
             clock: self.clock.clone(),
             jitter: fastrand::Rng::new(),

@@ -6,6 +6,7 @@ mod listen;
 mod metrics;
 pub mod online;
 mod passed;
+mod placeholder;
 mod reload;
 mod takeover;
 mod tls;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 pub use crate::admin::Outcome as ReloadOutcome;
 
@@ -31,12 +31,12 @@ use reload::Standing;
 
 use crate::admin;
 use crate::clients::{Clients, Signer};
-use crate::config::{ClientTrustError, Config, ConfigErrors, PlaceholderKey};
+use crate::config::{ClientTrustError, Config, ConfigErrors};
 use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
 use crate::proxy::{Refusal, Snapshot, Tls};
 use crate::telemetry::metrics::WorkerCounts;
-use crate::token::{self, ConfiguredStore, StoreError, TokenStore as _};
+use crate::token::{self, ConfiguredStore, StoreError};
 
 /// Why weigate did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,7 @@ pub enum AppError {
 pub struct App {
     accounts: Accounts,
     signer: Signer,
+    /// Fetches the shared key that signs placeholders, where the store did not work at the start.
     config: Config,
     snapshot: watch::Sender<Arc<Snapshot>>,
     phase: watch::Sender<Phase>,
@@ -97,7 +98,8 @@ impl App {
         check_spool(&config)?;
         let open = if listeners.takes_over { ConfiguredStore::open_beside } else { ConfiguredStore::open };
         let store = open(&config.store)?;
-        let signer = Signer::new(&placeholder_key(&config, &store).await?);
+        store.first_try().await;
+        let (signer, waits_for_key) = placeholder::signer(&config, &store).await?;
         let upstream_tls = upstream::tls_config(config.upstream.ca_pem.as_deref())?;
         let token_client = token::http_client(upstream_tls.clone()).map_err(|_| AppError::TokenClient)?;
         let mut accounts = Accounts::new(store.clone(), token_client);
@@ -111,32 +113,8 @@ impl App {
         let first = Arc::new(accounts.snapshot(&config, signer.clone(), tls.clone()));
         let (snapshot, snapshots) = watch::channel(first);
         let (phase, phases) = watch::channel(Phase::Serve);
-        let permits = Arc::new(Semaphore::new(descriptors::connections_max(
-            config.server.limits.connections_max,
-            config.server.workers,
-        )));
-        let pseudonym: Arc<str> = format!("weigate-{:08x}", fastrand::u32(..)).into();
-        let upstream_tls = Arc::new(upstream_tls);
-        let mut counts = Vec::new();
-        let mut workers = Vec::new();
-        for (index, listeners) in listeners.workers.into_iter().enumerate() {
-            let own = Arc::new(WorkerCounts::new(&Refusal::WORDS));
-            counts.push(Arc::clone(&own));
-            let setup = Setup {
-                index,
-                listeners,
-                upstream: config.upstream.clone(),
-                upstream_tls: Arc::clone(&upstream_tls),
-                snapshot: snapshots.clone(),
-                phase: phases.clone(),
-                permits: Arc::clone(&permits),
-                counts: own,
-                pseudonym: Arc::clone(&pseudonym),
-            };
-            workers.push(
-                worker::spawn(setup).map_err(|source| AppError::Io { doing: "starting a worker", source })?,
-            );
-        }
+        let (workers, counts) =
+            start_workers(&config, listeners.workers, &Arc::new(upstream_tls), &snapshots, &phases)?;
         let is_draining = Arc::new(AtomicBool::new(false));
         let standing = Arc::new(Standing::new(&config));
         let (ask_reload, reloads_asked) = mpsc::channel(1);
@@ -149,12 +127,14 @@ impl App {
                 counts,
                 &workers,
                 Arc::clone(&standing),
+                store.figures(),
                 metrics_accounts_max,
             ),
             reload: ask_reload,
         };
         let mut beside = beside(listeners.admin, listeners.takes_over, seen, store, Arc::clone(&standing))?;
         beside.spawn(accounts::report_until_ready(accounts.tokens()));
+        beside.spawn(waits_for_key);
         Ok(Self {
             accounts,
             signer,
@@ -199,6 +179,7 @@ impl App {
         self.tls = tls;
         let next = self.accounts.snapshot(&config, self.signer.clone(), self.tls.clone());
         let before = self.snapshot.send_replace(Arc::new(next));
+        while self.beside.try_join_next().is_some() {}
         self.beside.spawn(bury(before));
         self.config = config;
         self.standing.reloaded(&self.config);
@@ -275,6 +256,41 @@ async fn bury(snapshot: Arc<Snapshot>) {
     }
 }
 
+/// Starts a worker for each of `listeners`; also hands out what they count.
+fn start_workers(
+    config: &Config,
+    listeners: Vec<Vec<Bound>>,
+    upstream_tls: &Arc<rustls::ClientConfig>,
+    snapshot: &watch::Receiver<Arc<Snapshot>>,
+    phase: &watch::Receiver<Phase>,
+) -> Result<(Vec<Running>, Vec<Arc<WorkerCounts>>), AppError> {
+    let permits = Arc::new(Semaphore::new(descriptors::connections_max(
+        config.server.limits.connections_max,
+        config.server.workers,
+    )));
+    let pseudonym: Arc<str> = format!("weigate-{:08x}", fastrand::u32(..)).into();
+    let (mut workers, mut counts) = (Vec::new(), Vec::new());
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let own = Arc::new(WorkerCounts::new(&Refusal::WORDS));
+        counts.push(Arc::clone(&own));
+        let setup = Setup {
+            index,
+            listeners,
+            upstream: config.upstream.clone(),
+            upstream_tls: Arc::clone(upstream_tls),
+            snapshot: snapshot.clone(),
+            phase: phase.clone(),
+            permits: Arc::clone(&permits),
+            counts: own,
+            pseudonym: Arc::clone(&pseudonym),
+        };
+        workers.push(
+            worker::spawn(setup).map_err(|source| AppError::Io { doing: "starting a worker", source })?,
+        );
+    }
+    Ok((workers, counts))
+}
+
 /// Starts what runs beside the workers: the admin listener, a look at the certificate now and then, and what is left to
 /// take over.
 fn beside(
@@ -302,21 +318,6 @@ fn check_spool(config: &Config) -> Result<(), AppError> {
     tempfile::tempfile_in(&config.server.spool_dir)
         .map(drop)
         .map_err(|source| AppError::Io { doing: "making a temporary file in server.spool_dir", source })
-}
-
-/// The configured key; else the one in the store; else a new one, which goes into the store.
-async fn placeholder_key(config: &Config, store: &ConfiguredStore) -> Result<PlaceholderKey, AppError> {
-    const BLOB: &str = "placeholder-key";
-    if let Some(key) = &config.placeholder_key {
-        return Ok(key.clone());
-    }
-    if let Some(Ok(key)) = store.load_blob(BLOB).await?.map(|bytes| <[u8; 32]>::try_from(bytes.as_slice())) {
-        return Ok(PlaceholderKey(Zeroizing::new(key)));
-    }
-    let mut key = Zeroizing::new([0; 32]);
-    getrandom::fill(key.as_mut_slice())?;
-    store.save_blob(BLOB, Zeroizing::new(key.to_vec())).await?;
-    Ok(PlaceholderKey(key))
 }
 
 fn serve_admin(bound: Bound, seen: admin::Seen) -> Result<impl Future<Output = ()> + use<>, AppError> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::accounts::HostsOf;
-use crate::config::{Config, UpstreamHost};
+use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::upstream;
 use crate::token::{self, ConfiguredStore, HttpTokenSource, StoreError, TokenSource as _};
 use crate::types::{GrantKind, Platform, UnixSeconds};
@@ -39,7 +39,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         findings.push(dns(host).await);
         findings.push(reach(&client, host).await);
     }
-    findings.push(store(config));
+    findings.push(store(config).await);
     let hosts = HostsOf::new(&config.upstream);
     for account in &config.accounts {
         let source = HttpTokenSource::new(
@@ -106,7 +106,16 @@ async fn reach(client: &reqwest::Client, host: &UpstreamHost) -> Finding {
     Finding { what, outcome }
 }
 
-fn store(config: &Config) -> Finding {
+async fn store(config: &Config) -> Finding {
+    if let config::Store::Redis { redis, .. } = &config.store {
+        let outcome = match token::try_redis(redis).await {
+            Ok(took) => {
+                Ok(format!("scripts and the channel work, {} ms for an answer", took.as_millis().max(1)))
+            }
+            Err(fault) => Err(format!("{}: {}", fault.word(), fault.cure())),
+        };
+        return Finding { what: format!("store {}", redis.url.shown()), outcome };
+    }
     let outcome = match ConfiguredStore::open(&config.store) {
         Ok(_) => Ok("can be written".to_owned()),
         // A weigate that runs beside this check is no fault, and has shown that the store works.

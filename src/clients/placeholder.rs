@@ -15,8 +15,10 @@
 //! takes shorter ones for an AppID, peers.md finding 4), at most 512 (WeChat's own promise), URL-safe. With names of
 //! 64 characters each it has 4 + 227 = 231.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -33,9 +35,9 @@ const PREFIX: &str = "wgt_";
 const VERSION: u8 = 1;
 const HMAC_BYTES: usize = 32;
 
-/// Signs placeholders and checks their signatures.
+/// Signs placeholders and checks their signatures. Clones are the same signer.
 #[derive(Clone)]
-pub struct Signer(Hmac<Sha256>);
+pub struct Signer(Arc<ArcSwap<Hmac<Sha256>>>);
 
 /// A text that has the form of a placeholder; nothing in it is to be believed before [`Placeholder::verify`].
 #[derive(Debug)]
@@ -66,9 +68,12 @@ pub enum PlaceholderError {
 impl Signer {
     /// A signer with this key.
     pub fn new(key: &PlaceholderKey) -> Self {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let hmac = Hmac::new_from_slice(key.0.as_slice()).expect("any key is long enough");
-        Self(hmac)
+        Self(Arc::new(ArcSwap::from_pointee(keyed(key))))
+    }
+
+    /// Signs with another key from now on; what was signed with the one before does not count any more.
+    pub fn change_key(&self, key: &PlaceholderKey) {
+        self.0.store(Arc::new(keyed(key)));
     }
 
     /// The text of a placeholder.
@@ -94,11 +99,16 @@ impl Signer {
     }
 
     fn mac(&self, signed: &[u8], credential: &[u8; 32]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+        let mut mac = Hmac::clone(&self.0.load());
         mac.update(credential);
         mac.update(signed);
         mac
     }
+}
+
+fn keyed(key: &PlaceholderKey) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    Hmac::new_from_slice(key.0.as_slice()).expect("any key is long enough")
 }
 
 impl std::fmt::Debug for Signer {

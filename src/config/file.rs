@@ -98,6 +98,11 @@ pub(super) struct Store {
     pub(super) kind: Option<Spanned<String>>,
     pub(super) dir: Option<Spanned<String>>,
     pub(super) replicas: Option<Spanned<u64>>,
+    pub(super) url: Option<SecretSource>,
+    pub(super) prefix: Option<Spanned<String>>,
+    pub(super) op_ms_max: Option<Spanned<u64>>,
+    pub(super) ca_file: Option<Spanned<String>>,
+    pub(super) seal_key: Option<SecretSource>,
 }
 
 #[derive(Debug)]
@@ -242,10 +247,26 @@ impl Upstream {
 
 impl Store {
     fn read(section: &mut Section<'_, '_>) -> Self {
-        for key in ["url_env", "prefix", "seal_key_env", "seal_key_file"] {
-            section.refuse(key, "comes in a later release, leave it out for now");
+        section.refuse(
+            "url",
+            "never stands in this file, since it holds a password: put the URL into a variable of the environment \
+             or a file of its own, and name it with `url_env` or `url_file`",
+        );
+        section.refuse(
+            "seal_key",
+            "never stands in this file: put the key into a variable of the environment or a file of its own, and \
+             name it with `seal_key_env` or `seal_key_file`",
+        );
+        Self {
+            kind: section.text("kind"),
+            dir: section.text("dir"),
+            url: section.secret("url_env", "url_file"),
+            prefix: section.text("prefix"),
+            op_ms_max: section.number("op_ms_max"),
+            ca_file: section.text("ca_file"),
+            seal_key: section.secret("seal_key_env", "seal_key_file"),
+            replicas: section.number("replicas"),
         }
-        Self { kind: section.text("kind"), dir: section.text("dir"), replicas: section.number("replicas") }
     }
 }
 

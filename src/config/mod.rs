@@ -14,6 +14,7 @@ mod include;
 mod load;
 mod reader;
 mod sandbox;
+mod store;
 mod watch;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use check::{ClientTrustError, client_verifier};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use load::{Loaded, Setting, load, parse};
+pub use store::{Password, Redis, RedisLogin, RedisPlace, RedisUrl, SealKey, Store};
 pub use watch::Watch;
 use zeroize::Zeroizing;
 
@@ -177,18 +179,6 @@ pub struct UpstreamHost {
     pub host: String,
     /// 443 or 80 where the file says none.
     pub port: u16,
-}
-
-/// Where tokens outlive the process.
-#[derive(Debug, Clone)]
-pub enum Store {
-    /// Nowhere: a restart costs a token call.
-    Memory,
-    /// A directory of this process alone.
-    File {
-        /// Made at start, mode 0700, if it is missing.
-        dir: PathBuf,
-    },
 }
 
 /// The key that signs placeholders: 32 bytes.

@@ -21,7 +21,7 @@ use super::body::{self, ReplyBody};
 use super::certificate::Shown;
 use super::forward::Forward;
 use super::refusal::Refusal;
-use super::route::{Route, Target};
+use super::route::{Route, Target, path_hash};
 use super::upstream::{BodyError, SendError, Upstream, UpstreamBody};
 use super::vitals::Vitals;
 use super::worker::{RouteEntry, View, Worker};
@@ -230,13 +230,6 @@ fn broken(error: BodyError) -> Refusal {
         BodyError::Truncated => SendError::ClosedBeforeReply,
         BodyError::Malformed(rule) => SendError::MalformedReply(rule),
     })
-}
-
-fn path_hash(path: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(path.as_bytes());
-    hasher.finish()
 }
 
 /// What is noted about a request while it is on its way; logged and counted when it ends, by whatever end.

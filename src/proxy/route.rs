@@ -155,3 +155,11 @@ fn only<'a>(
         (only, None) => Ok(only),
     }
 }
+
+/// A number that stands for a path where the path itself would be too long to keep.
+pub(super) fn path_hash(path: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(path.as_bytes());
+    hasher.finish()
+}

@@ -135,7 +135,7 @@ pub(super) async fn attend<T: TokenStore>(store: &T, app_id: &AppId, shared: &Sh
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 /// Whether a call at `at` still counts. One that lies ahead, by a clock that was set back, does.
 fn counts(at: UnixSeconds, now: UnixSeconds) -> bool {

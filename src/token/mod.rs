@@ -5,6 +5,9 @@
 //!                    └─ otherwise ──> try at once
 //!
 //! loop    wait for   the time schedule gave · an ask "generation g was refused" · a wall clock that jumped
+//!                    · news from a store that other processes share
+//!         claim      may this process fetch? go | adopt what another has fetched | wait for the one that fetches;
+//!                    a store of one process always says go, a store that fails for 1 s is done without
 //!         fetch      one at a time, because one task does it; 10 s at most
 //!         publish    requests see it from here on
 //!         announce   those who wait wake: renewed | same | failed
@@ -22,6 +25,12 @@
 //!
 //! Single flight by ownership needs no rule for a leader that dies: callers never fetch, they read the cell or ask.
 //! Asks name a generation, since "renew, if you still hold generation 7" can be said any number of times.
+//!
+//! # Why a claim, then
+//!
+//! Between processes there is no owner. The claim saves calls, and guards nothing: in normal mode WeChat hands two
+//! callers the same token, so a store that fails costs one call for each process and no request. What orders the
+//! writes is the fence that each claim carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -48,11 +57,11 @@ mod watch;
 
 pub use cell::{Guard, Token};
 pub use clock::WallClock;
-pub use keeper::{KeeperTask, Life, start};
+pub use keeper::{Alone, KeeperTask, Life, start};
 pub use leak::{CALLS_PER_DAY, LeakRefusal, LeakStatus, Ledger};
 pub use source::{HttpTokenSource, SourceError, TokenSource, http_client};
 pub use status::{Counts, Ending, LastEnding, Status, Totals};
-pub use store::{ConfiguredStore, StoreError, TokenStore};
+pub use store::{ConfiguredStore, StoreError, TokenStore, try_redis};
 
 use cell::Cell;
 use hush::Hushed;

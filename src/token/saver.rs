@@ -8,35 +8,15 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::cell::Token;
 use super::keeper::STORE_MAX;
-use super::store::{Stored, TokenStore};
+use super::store::{Saved, Stored, TokenStore};
 use super::{Shared, watch};
 use crate::types::AppId;
 
 /// A token that could not be stored is tried again after this long.
 const SAVE_AGAIN: Duration = Duration::from_mins(1);
-
-/// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
-const END_MOVES: Duration = Duration::from_secs(10);
-
-/// Whether `saved` says as much as `token`.
-pub(super) fn is_saved(saved: &Stored, token: &Token) -> bool {
-    let moved = saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
-    saved.access_token.is_same(&token.access_token) && moved <= END_MOVES
-}
-
-/// A token as it is stored.
-pub(super) fn to_store(token: &Token) -> Stored {
-    Stored {
-        access_token: token.access_token.clone(),
-        obtained_at: token.obtained_at,
-        expires_at: token.expires_at,
-        fence: 0,
-    }
-}
 
 /// Stores what comes, the newest token only. Ends with the keeper, after the last token was stored.
 pub(super) async fn save_all<T: TokenStore>(
@@ -59,7 +39,12 @@ pub(super) async fn save_all<T: TokenStore>(
         // On the heap while it lasts: between two saves there is nothing to keep.
         let saving = Box::pin(timeout(STORE_MAX, store.save(&shared.account, app_id, &stored)));
         let failed = match saving.await {
-            Ok(Ok(())) => None,
+            Ok(Ok(Saved::Kept)) => None,
+            Ok(Ok(Saved::FencedOff)) => {
+                shared.record.notes().counts.fenced_off += 1;
+                info!(account = %shared.account, "the store has a newer token than the one that was to be stored");
+                None
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store took too long".to_owned()),
         };

@@ -80,6 +80,14 @@ pub struct Counts {
     pub clock_jumps: u64,
     /// Tokens that could not be stored.
     pub saves_failed: u64,
+    /// Times a shared store gave no answer to a claim.
+    pub claims_failed: u64,
+    /// Times another process was waited for, since it was fetching.
+    pub claim_waits: u64,
+    /// Tokens that another process fetched and this one took.
+    pub adopted: u64,
+    /// Tokens that a shared store did not take, since it had a newer one.
+    pub fenced_off: u64,
 }
 
 /// All accounts together.
@@ -122,6 +130,10 @@ pub(crate) struct Tallies {
     pub(crate) invalid_early: u64,
     pub(crate) clock_jumps: u64,
     pub(crate) saves_failed: u64,
+    pub(crate) claims_failed: u64,
+    pub(crate) claim_waits: u64,
+    pub(crate) adopted: u64,
+    pub(crate) fenced_off: u64,
 }
 
 // === impl Ending ===
@@ -155,7 +167,8 @@ impl Ending {
             SourceError::Call(TokenCallError::Malformed(_))
             | SourceError::Unreachable(_)
             | SourceError::TimedOut
-            | SourceError::Panicked => shown.said = Some(error.told().into()),
+            | SourceError::Panicked
+            | SourceError::NoClaim => shown.said = Some(error.told().into()),
         }
         shown
     }
@@ -188,8 +201,17 @@ impl Counts {
 
 impl Counts {
     fn zero() -> Self {
-        let fetches = Ending::words().map(|word| (word, 0)).collect();
-        Self { fetches, asked: 0, invalid_early: 0, clock_jumps: 0, saves_failed: 0 }
+        Self {
+            fetches: Ending::words().map(|word| (word, 0)).collect(),
+            asked: 0,
+            invalid_early: 0,
+            clock_jumps: 0,
+            saves_failed: 0,
+            claims_failed: 0,
+            claim_waits: 0,
+            adopted: 0,
+            fenced_off: 0,
+        }
     }
 
     /// What was tallied.
@@ -207,6 +229,10 @@ impl Counts {
         self.invalid_early += tallies.invalid_early;
         self.clock_jumps += tallies.clock_jumps;
         self.saves_failed += tallies.saves_failed;
+        self.claims_failed += tallies.claims_failed;
+        self.claim_waits += tallies.claim_waits;
+        self.adopted += tallies.adopted;
+        self.fenced_off += tallies.fenced_off;
     }
 }
 

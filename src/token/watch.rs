@@ -66,11 +66,6 @@ impl<T> Sender<T> {
         drop(state);
         self.0.changed.notify_waiters();
     }
-
-    /// Looks at the value.
-    pub(super) fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
-        at(&self.0.state().value)
-    }
 }
 
 impl<T> Drop for Sender<T> {

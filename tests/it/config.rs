@@ -98,7 +98,8 @@ fn the_sample_has_every_setting_there_is() {
                 || line == sections
                 || line == format!("[server.{key}]")
         };
-        let known_elsewhere = key == "key_env" && sample.contains("# Or key_env = ");
+        let known_elsewhere = ["key_env", "seal_key_env", "url_env"].contains(&key)
+            && sample.contains(&format!("# Or {key} = "));
         assert!(sample.lines().any(stands) || known_elsewhere, "proxy.toml has no {key}");
     }
 }
@@ -110,7 +111,7 @@ fn the_smallest_file_has_the_defaults() {
     assert_eq!(config.admin.unwrap().listen, ListenAddress::Tcp(([127, 0, 0, 1], 9090).into()));
     let hosts: Vec<String> = config.upstream.hosts.iter().map(ToString::to_string).collect();
     assert_eq!(hosts, ["https://api.weixin.qq.com", "https://api2.weixin.qq.com"]);
-    assert!(matches!(config.store, Store::File { dir } if dir.ends_with("state")));
+    assert!(matches!(config.store, Store::File { dir, .. } if dir.ends_with("state")));
     assert!(config.placeholder_key.is_none() && config.clients.is_empty() && config.server.tls.is_none());
 }
 
@@ -196,7 +197,7 @@ fn a_file_is_loaded_with_paths_relative_to_itself() {
     let text = ACCOUNT.replace("app_secret_env = \"SHOP_APP_SECRET\"", "app_secret_file = \"shop.secret\"");
     fs::write(&file, text).unwrap();
     let loaded = load(&file).unwrap();
-    assert!(matches!(loaded.config.store, Store::File { dir } if dir == base.path().join("state")));
+    assert!(matches!(loaded.config.store, Store::File { dir, .. } if dir == base.path().join("state")));
 }
 
 #[test]
@@ -324,6 +325,9 @@ fn base_dir() -> tempfile::TempDir {
         ("game.secret", "another\r\n"),
         ("empty", ""),
         ("placeholder.key", "a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s=\n"),
+        ("seal.key", "b4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s=\n"),
+        ("redis.url", "redis://orders:5ecre7-0f-redis@127.0.0.1/3\n"),
+        ("redis-ca.pem", &other.cert.pem()),
         ("server.pem", &server.cert.pem()),
         ("server.key", &server.signing_key.serialize_pem()),
         ("other.key", &other.signing_key.serialize_pem()),
@@ -340,9 +344,10 @@ fn base_dir() -> tempfile::TempDir {
     base
 }
 
-const LIMITS: [(&str, &str, u64, u64); 24] = [
+const LIMITS: [(&str, &str, u64, u64); 25] = [
     ("admin", "metrics_accounts_max", 0, 100_000),
     ("store", "replicas", 1, 1_000),
+    ("store", "op_ms_max", 50, 5_000),
     ("server", "workers", 1, 1024),
     ("server.limits", "connections_max", 1, 1_000_000),
     ("server.limits", "handshake_ms_max", 100, 60_000),

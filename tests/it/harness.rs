@@ -41,7 +41,7 @@ pub(crate) async fn wechat_with(change: impl FnOnce(SandboxOptions) -> SandboxOp
 pub(crate) struct Setup {
     pub(crate) dir: Arc<tempfile::TempDir>,
     listen: String,
-    store: &'static str,
+    store: String,
     more: String,
     upstream: String,
     server: String,
@@ -77,7 +77,7 @@ impl Setup {
         Self {
             dir: Arc::new(tempfile::tempdir().unwrap()),
             listen: "\"127.0.0.1:0\"".to_owned(),
-            store: "memory",
+            store: "kind = \"memory\"\n".to_owned(),
             more: String::new(),
             upstream: String::new(),
             server: "workers = 2".to_owned(),
@@ -89,7 +89,14 @@ impl Setup {
 
     /// Tokens outlive the process.
     pub(crate) fn with_file_store(mut self) -> Self {
-        self.store = "file";
+        "kind = \"file\"\ndir = \"state\"".clone_into(&mut self.store);
+        self
+    }
+
+    /// Tokens are shared through this Redis; `more` are further lines of the store's section.
+    pub(crate) fn with_redis(mut self, url: &str, more: &str) -> Self {
+        write_private(&self.dir.path().join("redis.url"), url);
+        self.store = format!("kind = \"redis\"\nurl_file = \"redis.url\"\n{more}");
         self
     }
 
@@ -156,17 +163,10 @@ impl Setup {
         let wecom = self.wecom.as_deref().unwrap_or(base_url);
         let text = format!(
             "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [upstream]\nhosts = [\"{base_url}\"]\nwecom_hosts = [\"{wecom}\"]\n{ca}\n{}[store]\nkind = \"{}\"\n{}\n\
+             [upstream]\nhosts = [\"{base_url}\"]\nwecom_hosts = [\"{wecom}\"]\n{ca}\n{}[store]\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
-            self.listen,
-            self.server,
-            self.upstream,
-            self.store,
-            if self.store == "file" { "dir = \"state\"" } else { "" },
-            self.level,
-            self.clients,
-            self.more,
+            self.listen, self.server, self.upstream, self.store, self.level, self.clients, self.more,
         );
         let path = dir.join("proxy.toml");
         std::fs::write(&path, text).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use weigate::config;
+use weigate::config::{self, SealKey};
 use weigate::token::store::{FileStore, MemoryStore, Stored};
 use weigate::token::{ConfiguredStore, StoreError, TokenStore};
 use weigate::types::{AccessToken, AccountName, AppId, UnixSeconds};
@@ -78,7 +78,9 @@ async fn memory_keeps_every_promise() {
 async fn files_keep_every_promise() {
     let dir = tempfile::tempdir().unwrap();
     every_promise(FileStore::open(&dir.path().join("a/b")).unwrap()).await;
-    let dir = config::Store::File { dir: dir.path().join("c") };
+    let key = SealKey::new(Zeroizing::new(*b"a seal key of exactly 32 bytes.."));
+    every_promise(FileStore::open_sealed(&dir.path().join("s"), Some(&key)).unwrap()).await;
+    let dir = config::Store::File { dir: dir.path().join("c"), seal_key: None };
     every_promise(ConfiguredStore::open(&dir).unwrap()).await;
 }
 
@@ -246,4 +248,35 @@ async fn a_directory_that_is_gone_is_an_error_and_no_panic() {
 fn nothing_stored_prints_its_token() {
     let printed = format!("{:?}", stored("canary-token"));
     assert!(!printed.contains("canary"), "{printed}");
+}
+
+#[tokio::test]
+async fn sealed_files_show_no_token_and_open_with_their_key_only_and_open_ones_are_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, blob_file) = (dir.path().join("shop.token"), dir.path().join("placeholder-key.blob"));
+    let key = |byte| SealKey::new(Zeroizing::new([byte; 32]));
+    let open = |key: Option<&SealKey>| FileStore::open_sealed(dir.path(), key).unwrap();
+    let save = async |store: FileStore| {
+        store.save(&account("shop"), &app("wx1"), &stored("plainly-visible")).await.unwrap();
+        store.save_blob("placeholder-key", blob(b"plainly-visible-too")).await.unwrap();
+    };
+    let shows = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).contains("plainly-visible");
+
+    save(open(None)).await;
+    assert!(shows(&file) && shows(&blob_file));
+    // A key was set since: what lies open goes.
+    let store = open(Some(&key(1)));
+    assert!(token_of(&store, "shop", "wx1").await.is_none() && !file.exists());
+    assert!(store.load_blob("placeholder-key").await.unwrap().is_none() && !blob_file.exists());
+    save(store).await;
+    assert!(!shows(&file) && !shows(&blob_file));
+    assert_eq!(token_of(&open(Some(&key(1))), "shop", "wx1").await.as_deref(), Some("plainly-visible"));
+
+    // Another account's file in this one's place is not this one's.
+    fs::copy(&file, dir.path().join("blog.token")).unwrap();
+    assert!(token_of(&open(Some(&key(1))), "blog", "wx1").await.is_none());
+    assert!(token_of(&open(Some(&key(2))), "shop", "wx1").await.is_none(), "another key");
+    assert!(!file.exists(), "and it is set aside");
+    save(open(Some(&key(1)))).await;
+    assert!(token_of(&open(None), "shop", "wx1").await.is_none(), "no key");
 }

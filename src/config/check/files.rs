@@ -133,18 +133,7 @@ impl Checker<'_> {
 
     /// 32 random bytes, in base64 or hexadecimal digits.
     pub(super) fn placeholder_key(&mut self, source: &SecretSource) -> Option<PlaceholderKey> {
-        let (SecretSource::Env(setting, place) | SecretSource::File(setting, place)) = source;
-        let text = self.secret(source)?;
-        let Some(key) = key_bytes(&text) else {
-            let right = "it is 32 bytes in base64 or hexadecimal digits, `openssl rand -base64 32` makes one";
-            self.faults.at(place, format!("`{setting}` does not name a key, {right}"));
-            return None;
-        };
-        if key.iter().all(|byte| Some(byte) == key.first()) {
-            self.faults
-                .at(place, format!("the key that `{setting}` names is one byte repeated, it must be random"));
-            return None;
-        }
+        let key = self.key(source)?;
         self.note("placeholder", "key given");
         Some(PlaceholderKey(key))
     }
@@ -177,7 +166,8 @@ pub(in crate::config) fn why_unreadable(kind: io::ErrorKind) -> String {
     }
 }
 
-fn key_bytes(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+/// 32 bytes from base64 or hexadecimal digits.
+pub(super) fn key_bytes(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     if let Some(bytes) = hex_32(text) {
         return Some(Zeroizing::new(bytes));
     }

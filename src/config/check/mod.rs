@@ -8,6 +8,7 @@ mod certs;
 mod files;
 mod people;
 mod server;
+mod store;
 mod tls;
 mod upstream;
 
@@ -29,7 +30,7 @@ use people::ClientBounds;
 use super::error::{Faults, Source};
 use super::file::{self, File};
 use super::watch::Files;
-use super::{Config, Log, LogFormat, Setting, Store};
+use super::{Config, Log, LogFormat, Setting};
 
 /// What a check needs at hand.
 pub(super) struct Checker<'a> {
@@ -149,39 +150,6 @@ impl<'a> Checker<'a> {
     ) -> Duration {
         let default_ms = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.number(name, given, default_ms, bounds_ms))
-    }
-
-    fn store(&mut self, file: &file::Store) -> Store {
-        let kind = file.kind.as_ref();
-        match kind.map_or("file", |kind| kind.get_ref()) {
-            "memory" => {
-                self.note("store.kind", "memory");
-                if let Some(dir) = &file.dir {
-                    self.faults.warn(dir, "`store.dir` has no use with kind \"memory\"");
-                }
-                return Store::Memory;
-            }
-            "redis" => {
-                self.later(kind, "`store.kind` \"redis\" comes in a later release, \"file\" is here today");
-            }
-            "file" => {}
-            _ => self.later(kind, "`store.kind` is not a kind of store, it is \"file\" or \"memory\""),
-        }
-        let dir = file.dir.as_ref().and_then(|dir| self.path("store.dir", dir));
-        if let (Some(path), Some(written)) = (&dir, &file.dir) {
-            self.note("store.dir", path.display());
-            if path.exists() && !path.is_dir() {
-                self.faults
-                    .at(written, "`store.dir` is not a directory, it takes one, or a path where one can be");
-            }
-        }
-        Store::File { dir: dir.unwrap_or_else(|| self.base_dir.join("state")) }
-    }
-
-    fn later(&mut self, value: Option<&Spanned<String>>, message: &'static str) {
-        if let Some(value) = value {
-            self.faults.at(value, message);
-        }
     }
 
     fn log(&mut self, file: &file::Log) -> Log {

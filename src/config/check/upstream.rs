@@ -142,7 +142,7 @@ fn host(text: &str) -> Result<UpstreamHost, &'static str> {
 }
 
 /// The host, and the port if there is one.
-fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
+pub(super) fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let host_end = authority.rfind(']').map_or(0, |at| at + 1);
     let Some(colon) = authority.get(host_end..)?.rfind(':').map(|at| at + host_end) else {
         return Some((authority, None));
@@ -152,7 +152,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     (port != 0).then_some((host, Some(port)))
 }
 
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

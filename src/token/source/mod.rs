@@ -48,6 +48,9 @@ pub enum SourceError {
     /// The source panicked; what it said is on stderr, and not in here.
     #[error("the token call panicked")]
     Panicked,
+    /// Nobody was asked: this account's token is fetched under a claim only, and the store grants none.
+    #[error("the shared store does not answer, and this account's token is renewed under its lock only")]
+    NoClaim,
 }
 
 /// WeChat's or `WeCom`'s token endpoint, for one account.
@@ -93,7 +96,8 @@ pub fn http_client(tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest
 
 impl SourceError {
     /// The words that [`Self::word`] has besides those of the rejections.
-    pub const OTHER_WORDS: [&'static str; 4] = ["malformed", "unreachable", "timed_out", "panicked"];
+    pub const OTHER_WORDS: [&'static str; 5] =
+        ["malformed", "unreachable", "timed_out", "panicked", "no_claim"];
 
     /// The word for it in metrics, logs and refusals.
     pub fn word(&self) -> &'static str {
@@ -103,6 +107,7 @@ impl SourceError {
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut => "timed_out",
             Self::Panicked => "panicked",
+            Self::NoClaim => "no_claim",
         }
     }
 
@@ -113,7 +118,8 @@ impl SourceError {
             Self::Call(TokenCallError::Malformed(_))
             | Self::Unreachable(_)
             | Self::TimedOut
-            | Self::Panicked => Pace::Backoff,
+            | Self::Panicked
+            | Self::NoClaim => Pace::Backoff,
         }
     }
 
@@ -136,6 +142,7 @@ impl SourceError {
                 "this is a fault of weigate's own: report it with the lines on stderr; weigate asks again"
                     .to_owned()
             }
+            Self::NoClaim => "see to the shared store: the token in hand serves until its end".to_owned(),
         }
     }
 

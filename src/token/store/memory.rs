@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-use super::{StoreError, Stored, TokenStore, check_blob};
+use super::{Saved, StoreError, Stored, TokenStore, check_blob};
 use crate::types::{AccountName, AppId};
 
 /// Tokens and blobs in memory. Cheap to clone; clones are the same store.
@@ -33,9 +33,14 @@ impl TokenStore for MemoryStore {
         Ok(found.map(|(_, stored)| stored.clone()))
     }
 
-    async fn save(&self, account: &AccountName, app_id: &AppId, stored: &Stored) -> Result<(), StoreError> {
+    async fn save(
+        &self,
+        account: &AccountName,
+        app_id: &AppId,
+        stored: &Stored,
+    ) -> Result<Saved, StoreError> {
         self.kept().tokens.insert(account.clone(), (app_id.clone(), stored.clone()));
-        Ok(())
+        Ok(Saved::Kept)
     }
 
     async fn load_blob(&self, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {

@@ -1,5 +1,6 @@
 //! The real keeper on a paused clock, against a model of WeChat in the same process.
 
+mod claims;
 mod leaked;
 mod model;
 mod reactions;

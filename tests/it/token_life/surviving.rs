@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::time::{Instant, sleep};
-use weigate::token::store::{FileStore, MemoryStore, Stored};
+use weigate::token::store::{FileStore, MemoryStore, Saved, Stored};
 use weigate::token::{Life, Renewal, StoreError, TokenStore, start};
 use weigate::types::{AccountName, AppId, Generation};
 use zeroize::Zeroizing;
@@ -115,7 +115,12 @@ impl TokenStore for Brittle {
         self.0.3.load(account, app_id).await
     }
 
-    async fn save(&self, account: &AccountName, app_id: &AppId, stored: &Stored) -> Result<(), StoreError> {
+    async fn save(
+        &self,
+        account: &AccountName,
+        app_id: &AppId,
+        stored: &Stored,
+    ) -> Result<Saved, StoreError> {
         let (broken, hangs, saves, inner) = &*self.0;
         saves.fetch_add(1, Ordering::SeqCst);
         if hangs.load(Ordering::SeqCst) {

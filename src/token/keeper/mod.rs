@@ -7,6 +7,12 @@
 //!
 //! A token's end is stored as wall time and waited for by the monotonic clock. After a suspension or a clock set by
 //! hand the two disagree, and only WeChat knows what is left: one call in normal mode says it.
+//!
+//! `claim.rs` has one attempt, from the claim to the fetch; `hand.rs` what becomes of a token that came, whoever
+//! fetched it.
+
+mod claim;
+mod hand;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,22 +20,24 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, warn};
 
-use super::cell::{Cell, Token};
+use self::claim::{Attempted, Wish};
+use self::hand::Repairs;
+use super::cell::Cell;
 use super::clock::{JUMP, WallClock};
 use super::complaint::Complaint;
 use super::hush::Hushed;
 use super::leak::{self, Desk, Ledger};
-use super::saver::{is_saved, save_all, to_store};
+use super::saver::save_all;
 use super::schedule::{self, Next, Situation, Turn};
-use super::source::{SourceError, TokenSource, fetch_caught};
+use super::source::TokenSource;
 use super::status::{Ending, Record};
-use super::store::{Stored, TokenStore};
+use super::store::{News, Stored, TokenStore};
 use super::{Progress, Shared, TokenHandle, watch};
 use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
-use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
+use crate::wechat::token_call::Mode;
 
 /// What a keeper needs to know besides its source and its store.
 #[derive(Debug)]
@@ -44,12 +52,24 @@ pub struct Life {
     pub ledger: Ledger,
     /// Requests that may wait for a token at one time; more are turned away at once.
     pub waiters_max: usize,
+    /// Whether a token may be fetched without a claim where the store does not work.
+    pub alone: Alone,
     /// Bounds the fetches of all accounts at one time, and at the start their loads; 64 is plenty. Shared by all keepers.
     pub fetches: Arc<Semaphore>,
     /// Where wall time comes from.
     pub clock: WallClock,
     /// Where the random share of every wait comes from.
     pub jitter: fastrand::Rng,
+}
+
+/// Whether a token may be fetched without a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alone {
+    /// It may: two processes that fetch at one time get the same token (`stable_token` in normal mode).
+    Allowed,
+    /// Not while a live token is in hand: each fetch ends the life of the token before (`/cgi-bin/token`). A shared
+    /// store that does not work then means that no renewal happens.
+    Never,
 }
 
 /// The running keeper. Dropping it stops it too, without waiting for the end.
@@ -66,6 +86,11 @@ struct Keeper<S> {
     shared: Arc<Shared>,
     progress: watch::Sender<Progress>,
     saves: watch::Sender<Option<Stored>>,
+    /// What the store has, as far as we know.
+    saved: Option<Stored>,
+    /// The fence of the token in hand; 0 where it is not in a shared store.
+    fence: u64,
+    repairs: Repairs,
     next: Next,
     /// The token before the newest: a server of WeChat that lags behind may hand it out once more.
     previous: Option<TokenDigest>,
@@ -77,6 +102,9 @@ struct Keeper<S> {
     anchor: (Instant, UnixSeconds),
     warned_at: Option<Instant>,
 }
+
+/// The store gets this long for one claim; then it is as if it had failed, and the renewal goes on.
+const CLAIM_MAX: Duration = Duration::from_secs(1);
 
 /// A fetch that takes longer has failed, whatever the source does.
 const FETCH_MAX: Duration = Duration::from_secs(10);
@@ -117,6 +145,9 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
         shared,
         progress,
         saves,
+        saved: None,
+        fence: 0,
+        repairs: Repairs::default(),
         next,
         previous: None,
         failures: 0,
@@ -168,6 +199,7 @@ impl<S: TokenSource> Keeper<S> {
             () = Box::pin(self.boot(store)) => {}
         }
         let shared = Arc::clone(&self.shared);
+        let mut news = store.news(&self.life.account, &self.life.app_id);
         loop {
             let mut mode = Mode::Normal;
             tokio::select! {
@@ -178,6 +210,11 @@ impl<S: TokenSource> Keeper<S> {
                     // The clock's watcher rings too, and asks for nothing.
                     if let Some(asked) = shared.asked.swap(0, Ordering::SeqCst).checked_sub(1) {
                         self.heed(Generation(asked));
+                    }
+                }
+                heard = news.next() => {
+                    if let Some(ending) = self.hear(&heard) {
+                        self.note(ending);
                     }
                 }
                 () = sleep_until(self.next.at) => {}
@@ -191,51 +228,9 @@ impl<S: TokenSource> Keeper<S> {
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
-                () = Box::pin(self.attempt(mode)) => {}
+                () = Box::pin(self.attempt(store, &mut news, mode)) => {}
             }
         }
-    }
-
-    /// Takes what the store has, if it is alive.
-    async fn boot<T: TokenStore>(&mut self, store: &T) {
-        // However many keepers start together, the store has a few of them at a time. A closed semaphore bounds nothing.
-        let fetches = Arc::clone(&self.life.fetches);
-        let permit = fetches.acquire().await.ok();
-        let loading = store.load(&self.life.account, &self.life.app_id);
-        let stored = match timeout(STORE_MAX, loading).await {
-            Ok(Ok(stored)) => stored,
-            Ok(Err(error)) => {
-                warn!(account = %self.life.account, error = %error, "could not load the stored token");
-                None
-            }
-            Err(_) => {
-                warn!(account = %self.life.account, "the store took too long to load the token");
-                None
-            }
-        };
-        drop(permit);
-        let (now, wall) = (Instant::now(), self.life.clock.read());
-        if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
-            // A clock that was set back while we were away must not make a token immortal.
-            let left = stored.expires_at.since(wall).min(LIVES_MAX);
-            let token = Token {
-                access_token: stored.access_token,
-                generation: Generation::NONE.next(),
-                obtained_at: stored.obtained_at,
-                expires_at: wall.plus(left),
-                good_until: now + left,
-            };
-            if token.is_alive(now, wall) {
-                info!(
-                    account = %self.life.account, generation = %token.generation, lives_s = left.as_secs(),
-                    fingerprint = %token.access_token.fingerprint(), "took the stored token"
-                );
-                self.shared.cell.publish(token);
-            }
-        }
-        self.plan(Turn::Loaded);
-        let next = self.next;
-        self.progress.send_modify(|progress| progress.next = next);
     }
 
     /// An ask for a newer token than `generation`.
@@ -275,31 +270,21 @@ impl<S: TokenSource> Keeper<S> {
         true
     }
 
-    /// One fetch, from the start to everyone's knowing of its end. Dropped only when the keeper stops.
-    async fn attempt(&mut self, mode: Mode) {
+    /// One attempt, from its claim to everyone's knowing of its end. Dropped only when the keeper stops.
+    async fn attempt<T: TokenStore>(&mut self, store: &T, news: &mut News, mode: Mode) {
         if mode == Mode::Force {
             // Whatever pace the last attempt asked for, a leak does not wait for more than this.
             sleep(schedule::FLOOR).await;
         }
-        let fetches = Arc::clone(&self.life.fetches);
         // A closed semaphore bounds nothing; the fetch goes on.
-        let _permit = fetches.acquire().await.ok();
+        let permit = Arc::clone(&self.life.fetches).acquire_owned().await.ok();
         let asked = std::mem::take(&mut self.asked);
         self.progress.send_modify(|progress| progress.started += 1);
+        let wish = Wish { asked, mode };
+        let Attempted { ending, called, unused } = self.renew(store, news, wish, permit).await;
 
-        self.anchor = (Instant::now(), self.life.clock.read());
-        let reply = timeout(FETCH_MAX, fetch_caught(&self.source, mode)).await;
-        let ending = match reply.unwrap_or(Err(SourceError::TimedOut)) {
-            Ok(grant) => self.take(grant, mode),
-            Err(error) => Ending::Failed(Arc::new(error)),
-        };
-
-        self.count(&ending, asked);
-        self.plan(match &ending {
-            Ending::Renewed => Turn::Renewed,
-            Ending::Same => Turn::Same,
-            Ending::Failed(error) => Turn::Failed(error.pace()),
-        });
+        self.count(&ending, asked, called);
+        self.plan(turn_of(&ending));
         self.tell(&ending);
         let next = self.next;
         self.progress.send_modify(|progress| {
@@ -308,59 +293,24 @@ impl<S: TokenSource> Keeper<S> {
             progress.ending = Some(ending);
             progress.next = next;
         });
+        if let Some(fence) = unused {
+            store.release(&self.life.account, &self.life.app_id, fence).await;
+        }
     }
 
-    /// Publishes what a fetch brought, then hands it to the store. Its life counts from when the call was sent.
-    fn take(&mut self, grant: Grant, mode: Mode) -> Ending {
-        let (begun, wall) = self.anchor;
-        let newest = self.shared.cell.newest();
-        let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
-        let is_stale = self.previous.is_some_and(|previous| previous == grant.token.digest());
-        if !is_same && is_stale && self.shared.cell.alive().is_some() {
-            return Ending::Same;
-        }
-        let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
-        let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
-            let told = old.expires_at.since(old.obtained_at);
-            schedule::lives_on(self.life.grant, told, old.left(begun, wall), grant.lives)
+    /// What the news changed, without an attempt of our own.
+    fn note(&mut self, ending: Ending) {
+        self.count(&ending, false, false);
+        self.plan(turn_of(&ending));
+        let next = self.next;
+        self.progress.send_modify(|progress| {
+            progress.ending = Some(ending);
+            progress.next = next;
         });
-        let token = Token {
-            access_token: grant.token,
-            generation: if is_same { generation } else { generation.next() },
-            obtained_at: wall,
-            expires_at: wall.plus(lives),
-            good_until: begun + lives,
-        };
-        self.save(&token);
-        self.shared.cell.publish(token.clone());
-        if is_same {
-            return Ending::Same;
-        }
-        if let Some(old) = newest {
-            let left = old.left(Instant::now(), self.life.clock.read());
-            if left > schedule::WINDOW + JUMP && mode == Mode::Normal {
-                self.shared.record.notes().counts.invalid_early += 1;
-            }
-            self.previous = Some(old.access_token.digest());
-        }
-        info!(
-            account = %self.life.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
-            fingerprint = %token.access_token.fingerprint(),
-            before = self.previous.map(|token| tracing::field::display(token.fingerprint())),
-            "renewed the token"
-        );
-        Ending::Renewed
     }
 
-    /// Tells the saver, which works beside this loop, unless the store knows as much already.
-    fn save(&self, token: &Token) {
-        let is_known = self.saves.look(|saved| saved.as_ref().is_some_and(|saved| is_saved(saved, token)));
-        if !is_known {
-            self.saves.send_modify(|saved| *saved = Some(to_store(token)));
-        }
-    }
-
-    fn count(&mut self, ending: &Ending, asked: bool) {
+    /// `called`: WeChat was asked, and not only the store.
+    fn count(&mut self, ending: &Ending, asked: bool, called: bool) {
         match ending {
             Ending::Renewed => {
                 self.failures = 0;
@@ -375,7 +325,9 @@ impl<S: TokenSource> Keeper<S> {
         }
         let shown = ending.shown(self.life.clock.read());
         let mut notes = self.shared.record.notes();
-        notes.counts.fetched(shown.word);
+        if called {
+            notes.counts.fetched(shown.word);
+        }
         notes.failures = self.failures;
         notes.note(shown);
     }
@@ -406,5 +358,13 @@ impl<S: TokenSource> Keeper<S> {
             next_try_s: self.next.at.saturating_duration_since(now).as_secs(),
         };
         self.warned_at = complaint.log(self.warned_at, now);
+    }
+}
+
+fn turn_of(ending: &Ending) -> Turn {
+    match ending {
+        Ending::Renewed => Turn::Renewed,
+        Ending::Same => Turn::Same,
+        Ending::Failed(error) => Turn::Failed(error.pace()),
     }
 }

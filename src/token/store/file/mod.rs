@@ -7,6 +7,7 @@
 //!   NAME.token     0600   weigate-token 1 SHA-256-of-the-rest, a line feed, JSON
 //!   NAME.blob      0600   weigate-blob 1 SHA-256-of-the-rest, a line feed, the bytes
 //!   .NAME.tmp      a write that was cut off; cleared at the next start
+//!                    with a seal key, all these begin weigate-sealed 1 and hold sealed bytes (seal.rs)
 //!   NAME.token.bad-UNIX   what could not be read, set aside for a person to look at; the newest few are kept
 //! ```
 //!
@@ -19,19 +20,23 @@
 //! A handful of accounts, one small write for each every two hours, one process. Files can be listed, copied and
 //! deleted by the person who is called at night.
 
+mod format;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{BLOB_BYTES_MAX, StoreError, Stored, TokenStore, check_blob};
-use crate::types::{AccessToken, AccountName, AppId, UnixSeconds};
+use self::format::{BLOB_HEAD, Found, SEALED_HEAD, TOKEN_HEAD, head_of, payload_of, read_token, unsealed};
+pub use self::format::{decode_token, encode_token};
+use super::seal::Seal;
+use super::{BLOB_BYTES_MAX, Saved, StoreError, Stored, TokenStore, check_blob};
+use crate::config::SealKey;
+use crate::types::{AccountName, AppId, UnixSeconds};
 
 /// A directory with a file for each account. Cheap to clone; the lock goes with the last clone.
 #[derive(Debug, Clone)]
@@ -40,6 +45,7 @@ pub struct FileStore(Arc<Dir>);
 #[derive(Debug)]
 struct Dir {
     path: PathBuf,
+    seal: Seal,
     /// One write at a time, so that a slow one cannot overtake a later one.
     writing: Mutex<()>,
     lock_path: PathBuf,
@@ -47,34 +53,14 @@ struct Dir {
     lock: Mutex<Option<File>>,
 }
 
-/// A token's file, after its first line.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Payload<'a> {
-    account: &'a str,
-    app_id: &'a str,
-    access_token: &'a str,
-    obtained_at: u64,
-    expires_at: u64,
-    fence: u64,
-}
-
-/// What a file turned out to be.
-enum Found {
-    Token(Stored),
-    /// Whole, but of another AppID: the account was given a new one.
-    OtherApp,
-    Bad(&'static str),
-}
-
-const TOKEN_HEAD: &str = "weigate-token 1 ";
-const BLOB_HEAD: &str = "weigate-blob 1 ";
+/// What stands in a file; nothing, where it was deleted; or why it cannot be read.
+type Opened = Result<Option<Zeroizing<Vec<u8>>>, &'static str>;
 
 /// How the name of a write ends that is not yet in place; account names start with no dot.
 const CUT_OFF: &str = ".tmp";
 
 /// First line and payload: a token's file is under 2 KiB, a blob is bounded.
-const FILE_BYTES_MAX: u64 = BLOB_BYTES_MAX as u64 + 128;
+const FILE_BYTES_MAX: u64 = BLOB_BYTES_MAX as u64 + 192;
 
 /// Files set aside, for each name; older ones are deleted.
 const BAD_FILES_MAX: usize = 4;
@@ -84,13 +70,18 @@ const BAD_FILES_MAX: usize = 4;
 impl FileStore {
     /// Opens the directory, makes it (mode 0700) if it is missing, and clears what cut-off writes left. Blocks.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let store = Self::open_beside(dir)?;
+        Self::open_sealed(dir, None)
+    }
+
+    /// The same; what stands there is sealed with this key. What stands there unsealed is deleted, not read.
+    pub fn open_sealed(dir: &Path, seal_key: Option<&SealKey>) -> Result<Self, StoreError> {
+        let store = Self::open_beside(dir, seal_key)?;
         if store.0.has_lock()? { Ok(store) } else { Err(StoreError::InUse(dir.to_owned())) }
     }
 
     /// The same, but where another process has the directory, that is no fault: until it has ended, this store reads
     /// and does not write ([`StoreError::InUse`]). Blocks.
-    pub fn open_beside(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open_beside(dir: &Path, seal_key: Option<&SealKey>) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -102,6 +93,7 @@ impl FileStore {
         }
         let store = Dir {
             path: dir.to_owned(),
+            seal: Seal::new(seal_key),
             writing: Mutex::new(()),
             lock_path: dir.join(".lock"),
             lock: Mutex::new(None),
@@ -131,9 +123,15 @@ impl TokenStore for FileStore {
         self.off_the_runtime(move |dir| dir.load_token(&account, &app_id)).await
     }
 
-    async fn save(&self, account: &AccountName, app_id: &AppId, stored: &Stored) -> Result<(), StoreError> {
+    async fn save(
+        &self,
+        account: &AccountName,
+        app_id: &AppId,
+        stored: &Stored,
+    ) -> Result<Saved, StoreError> {
         let (account, app_id, stored) = (account.clone(), app_id.clone(), stored.clone());
-        self.off_the_runtime(move |dir| dir.save_token(&account, &app_id, &stored)).await
+        self.off_the_runtime(move |dir| dir.save_token(&account, &app_id, &stored)).await?;
+        Ok(Saved::Kept)
     }
 
     async fn load_blob(&self, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
@@ -143,7 +141,7 @@ impl TokenStore for FileStore {
 
     async fn save_blob(&self, name: &'static str, bytes: Zeroizing<Vec<u8>>) -> Result<(), StoreError> {
         check_blob(name, &bytes)?;
-        self.off_the_runtime(move |dir| dir.replace(&format!("{name}.blob"), BLOB_HEAD, &bytes)).await
+        self.off_the_runtime(move |dir| dir.keep(&format!("{name}.blob"), BLOB_HEAD, &bytes)).await
     }
 }
 
@@ -182,7 +180,15 @@ impl Dir {
     fn load_token(&self, account: &AccountName, app_id: &AppId) -> Result<Option<Stored>, StoreError> {
         let name = format!("{account}.token");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
-        match read_token(&bytes, account, app_id) {
+        let payload = match self.opened(&name, TOKEN_HEAD, &bytes)? {
+            Ok(Some(payload)) => payload,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                self.set_aside(&name, why)?;
+                return Ok(None);
+            }
+        };
+        match read_token(&payload, account, app_id) {
             Found::Token(stored) => Ok(Some(stored)),
             Found::OtherApp => {
                 info!(%account, "the stored token is another AppID's: not taken");
@@ -199,17 +205,44 @@ impl Dir {
         let name = format!("{account}.token");
         let payload = payload_of(account, app_id, stored)
             .map_err(|error| fault("write", &self.path.join(&name))(error.into()))?;
-        self.replace(&name, TOKEN_HEAD, &payload)
+        self.keep(&name, TOKEN_HEAD, &payload)
     }
 
     fn load_blob(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let name = format!("{name}.blob");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
-        if let Some(payload) = unsealed(&bytes, BLOB_HEAD) {
-            return Ok(Some(Zeroizing::new(payload.to_vec())));
+        match self.opened(&name, BLOB_HEAD, &bytes)? {
+            Ok(payload) => Ok(payload),
+            Err(why) => {
+                self.set_aside(&name, why)?;
+                Ok(None)
+            }
         }
-        self.set_aside(&name, "it is torn or changed")?;
-        Ok(None)
+    }
+
+    /// What stands in a file, or why that cannot be read. Deletes what should be sealed and is not: it lies open.
+    fn opened(&self, name: &str, head: &str, bytes: &[u8]) -> Result<Opened, StoreError> {
+        if !self.seal.is_on() {
+            let payload = unsealed(bytes, head).map(|payload| Zeroizing::new(payload.to_vec()));
+            return Ok(payload.map(Some).ok_or("it is torn or changed, or sealed and there is no key"));
+        }
+        if bytes.starts_with(head.as_bytes()) {
+            let path = self.path.join(name);
+            info!(file = %path.display(), "deleting what was stored before there was a seal key");
+            fs::remove_file(&path).map_err(fault("delete", &path))?;
+            return Ok(Ok(None));
+        }
+        let payload = unsealed(bytes, SEALED_HEAD).and_then(|sealed| self.seal.open(name, sealed));
+        Ok(payload.map(Some).ok_or("it is torn or changed, or sealed with another key"))
+    }
+
+    /// Writes a file, sealed where there is a key.
+    fn keep(&self, name: &str, head: &str, payload: &[u8]) -> Result<(), StoreError> {
+        if !self.seal.is_on() {
+            return self.replace(name, head, payload);
+        }
+        let sealed = self.seal.seal(name, payload).ok_or(StoreError::Random)?;
+        self.replace(name, SEALED_HEAD, &sealed)
     }
 
     /// The file's bytes, at most one more than a file may have; `None` where there is no such file.
@@ -293,81 +326,6 @@ impl Dir {
     fn sync(&self) -> Result<(), StoreError> {
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(fault("fsync", &self.path))
     }
-}
-
-/// A token's file, whole.
-pub fn encode_token(
-    account: &AccountName,
-    app_id: &AppId,
-    stored: &Stored,
-) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
-    let payload = payload_of(account, app_id, stored)?;
-    let mut file = Zeroizing::new(head_of(TOKEN_HEAD, &payload).into_bytes());
-    file.extend_from_slice(&payload);
-    Ok(file)
-}
-
-/// The token in a file that [`encode_token`] made for this account and this AppID; `None` for anything else.
-pub fn decode_token(file: &[u8], account: &AccountName, app_id: &AppId) -> Option<Stored> {
-    match read_token(file, account, app_id) {
-        Found::Token(stored) => Some(stored),
-        Found::OtherApp | Found::Bad(_) => None,
-    }
-}
-
-fn payload_of(
-    account: &AccountName,
-    app_id: &AppId,
-    stored: &Stored,
-) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
-    let payload = Payload {
-        account: account.as_str(),
-        app_id: app_id.as_str(),
-        access_token: stored.access_token.expose(),
-        obtained_at: stored.obtained_at.0,
-        expires_at: stored.expires_at.0,
-        fence: stored.fence,
-    };
-    serde_json::to_vec(&payload).map(Zeroizing::new)
-}
-
-fn read_token(bytes: &[u8], account: &AccountName, app_id: &AppId) -> Found {
-    let Some(payload) = unsealed(bytes, TOKEN_HEAD) else { return Found::Bad("it is torn or changed") };
-    let Ok(payload) = serde_json::from_slice::<Payload<'_>>(payload) else {
-        return Found::Bad("it is not of this version");
-    };
-    if payload.account != account.as_str() {
-        return Found::Bad("it is another account's");
-    }
-    if payload.app_id != app_id.as_str() {
-        return Found::OtherApp;
-    }
-    let Ok(access_token) = AccessToken::parse(payload.access_token) else {
-        return Found::Bad("its token is not one");
-    };
-    Found::Token(Stored {
-        access_token,
-        obtained_at: UnixSeconds(payload.obtained_at),
-        expires_at: UnixSeconds(payload.expires_at),
-        fence: payload.fence,
-    })
-}
-
-/// A file's first line.
-fn head_of(head: &str, payload: &[u8]) -> String {
-    let digest = Sha256::digest(payload);
-    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    let mut line = head.to_owned();
-    line.extend(digits.filter_map(|digit| char::from_digit(digit.into(), 16)));
-    line.push('\n');
-    line
-}
-
-/// What follows the first line, if that line is right for it.
-fn unsealed<'a>(bytes: &'a [u8], head: &str) -> Option<&'a [u8]> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let (line, payload) = bytes.split_at_checked(end + 1)?;
-    (line == head_of(head, payload).as_bytes()).then_some(payload)
 }
 
 fn fault(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {

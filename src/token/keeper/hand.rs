@@ -1,0 +1,246 @@
+//! The token in hand: taken from a fetch or from another process, put in force, handed to the saver.
+//!
+//! It promises that no older token takes the place of a newer one: by the fence where both went through a shared
+//! store, by the later end else ([`Stored::is_newer_than`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::{Keeper, STORE_MAX};
+use crate::token::cell::Token;
+use crate::token::clock::JUMP;
+use crate::token::schedule::{self, Turn};
+use crate::token::source::TokenSource;
+use crate::token::status::Ending;
+use crate::token::store::{Heard, Record, Stored, TokenStore};
+use crate::types::Generation;
+use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
+
+/// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
+const END_MOVES: Duration = Duration::from_secs(10);
+
+/// How often a shared store is given back what it lost, in the last minute. A store that loses it for good, or that
+/// processes with different seal keys share, is not written to without end.
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    since: Option<Instant>,
+    count: u32,
+}
+
+const REPAIRS_PER_MINUTE: u32 = 30;
+
+impl<S: TokenSource> Keeper<S> {
+    /// Takes what the store has, if it is alive.
+    pub(super) async fn boot<T: TokenStore>(&mut self, store: &T) {
+        // However many keepers start together, the store has a few of them at a time. A closed semaphore bounds nothing.
+        let fetches = Arc::clone(&self.life.fetches);
+        let permit = fetches.acquire().await.ok();
+        let loading = store.load(&self.life.account, &self.life.app_id);
+        let stored = match timeout(STORE_MAX, loading).await {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(error)) => {
+                warn!(account = %self.life.account, error = %error, "could not load the stored token");
+                None
+            }
+            Err(_) => {
+                warn!(account = %self.life.account, "the store took too long to load the token");
+                None
+            }
+        };
+        drop(permit);
+        let (now, wall) = (Instant::now(), self.life.clock.read());
+        if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
+            // A clock that was set back while we were away must not make a token immortal.
+            let left = stored.expires_at.since(wall).min(LIVES_MAX);
+            let token = Token {
+                access_token: stored.access_token.clone(),
+                generation: Generation::NONE.next(),
+                obtained_at: stored.obtained_at,
+                expires_at: wall.plus(left),
+                good_until: now + left,
+            };
+            if token.is_alive(now, wall) {
+                self.fence = stored.fence;
+                info!(
+                    account = %self.life.account, generation = %token.generation, lives_s = left.as_secs(),
+                    fingerprint = %token.access_token.fingerprint(), "took the stored token"
+                );
+                self.shared.cell.publish(token);
+                self.saved = Some(stored);
+            }
+        }
+        self.plan(Turn::Loaded);
+        let next = self.next;
+        self.progress.send_modify(|progress| progress.next = next);
+    }
+
+    /// The newest token, alive or not, as a store would have it.
+    pub(super) fn in_hand(&self) -> Option<Stored> {
+        self.shared.cell.newest().map(|token| stored(&token, self.fence))
+    }
+
+    /// Puts in force what a fetch brought, then hands it to the saver. Its life counts from when the call was sent.
+    /// Also says whether there is anything to save.
+    pub(super) fn take(&mut self, grant: Grant, fence: u64, mode: Mode) -> (Ending, bool) {
+        let (begun, wall) = self.anchor;
+        let newest = self.shared.cell.newest();
+        let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
+        let is_stale = self.previous.is_some_and(|previous| previous == grant.token.digest());
+        if !is_same && is_stale && self.shared.cell.alive().is_some() {
+            return (Ending::Same, false);
+        }
+        let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
+        let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
+            let told = old.expires_at.since(old.obtained_at);
+            schedule::lives_on(self.life.grant, told, old.left(begun, wall), grant.lives)
+        });
+        let token = Token {
+            access_token: grant.token,
+            generation: if is_same { generation } else { generation.next() },
+            obtained_at: wall,
+            expires_at: wall.plus(lives),
+            good_until: begun + lives,
+        };
+        // The same token again, fetched without a claim, is where it was in a shared store.
+        if fence > 0 || !is_same {
+            self.fence = fence;
+        }
+        self.save(&token);
+        self.shared.cell.publish(token.clone());
+        if is_same {
+            return (Ending::Same, true);
+        }
+        if let Some(old) = newest {
+            let left = old.left(Instant::now(), self.life.clock.read());
+            if left > schedule::WINDOW + JUMP && mode == Mode::Normal {
+                self.shared.record.notes().counts.invalid_early += 1;
+            }
+            self.previous = Some(old.access_token.digest());
+        }
+        info!(
+            account = %self.life.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
+            fingerprint = %token.access_token.fingerprint(),
+            before = self.previous.map(|token| tracing::field::display(token.fingerprint())),
+            "renewed the token"
+        );
+        (Ending::Renewed, true)
+    }
+
+    /// Tells the saver, which works beside this loop, unless the store knows as much already.
+    fn save(&mut self, token: &Token) {
+        let known = self.saved.as_ref().is_some_and(|saved| {
+            let moved =
+                saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
+            saved.access_token.is_same(&token.access_token) && moved <= END_MOVES && saved.fence == self.fence
+        });
+        if !known {
+            let stored = stored(token, self.fence);
+            self.saved = Some(stored.clone());
+            self.saves.send_modify(|saved| *saved = Some(stored));
+        }
+    }
+
+    /// Gives a shared store what it has lost, or never had.
+    fn save_again(&mut self) {
+        let Some(token) = self.shared.cell.alive().filter(|_| self.repairs.may(Instant::now())) else {
+            return;
+        };
+        let stored = stored(&token, self.fence);
+        self.saved = Some(stored.clone());
+        self.saves.send_modify(|saved| *saved = Some(stored));
+    }
+
+    /// What the news mean for the token in hand; `None` where they change nothing that others wait for.
+    pub(super) fn hear(&mut self, heard: &Heard) -> Option<Ending> {
+        match &heard.record {
+            Record::Unknown => None,
+            Record::Gone => {
+                self.fence = 0;
+                self.save_again();
+                None
+            }
+            Record::Found(stored) if self.is_worth_adopting(stored) => Some(self.adopt(stored)),
+            Record::Found(stored) => {
+                let hand = self.in_hand()?;
+                if stored.access_token.is_same(&hand.access_token) {
+                    return self.confirm(stored);
+                }
+                // The store lost our write, or missed it.
+                if self.fence == 0 || self.fence > stored.fence {
+                    self.save_again();
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a token from the store is newer than the one in hand, and alive.
+    pub(super) fn is_worth_adopting(&self, stored: &Stored) -> bool {
+        stored.is_newer_than(self.in_hand().as_ref()) && self.life.clock.read() < stored.expires_at
+    }
+
+    /// Puts in force what another process fetched.
+    pub(super) fn adopt(&mut self, stored: &Stored) -> Ending {
+        let newest = self.shared.cell.newest();
+        let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
+        let token = self.token_of(stored, generation.next());
+        info!(
+            account = %self.life.account, generation = %token.generation,
+            fingerprint = %token.access_token.fingerprint(), "took the token that another weigate fetched"
+        );
+        self.previous = newest.map(|newest| newest.access_token.digest());
+        (self.fence, self.saved) = (stored.fence, Some(stored.clone()));
+        self.shared.cell.publish(token);
+        self.shared.record.notes().counts.adopted += 1;
+        Ending::Renewed
+    }
+
+    /// Another process asked WeChat about the token in hand and got it again.
+    pub(super) fn confirm(&mut self, stored: &Stored) -> Option<Ending> {
+        if stored.fence <= self.fence {
+            return None;
+        }
+        let was_shared = self.fence > 0;
+        (self.fence, self.saved) = (stored.fence, Some(stored.clone()));
+        let generation = self.shared.cell.generation();
+        self.shared.cell.publish(self.token_of(stored, generation));
+        was_shared.then_some(Ending::Same)
+    }
+
+    fn token_of(&self, stored: &Stored, generation: Generation) -> Token {
+        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let left = stored.expires_at.since(wall).min(LIVES_MAX);
+        Token {
+            access_token: stored.access_token.clone(),
+            generation,
+            obtained_at: stored.obtained_at,
+            expires_at: wall.plus(left),
+            good_until: now + left,
+        }
+    }
+}
+
+fn stored(token: &Token, fence: u64) -> Stored {
+    Stored {
+        access_token: token.access_token.clone(),
+        obtained_at: token.obtained_at,
+        expires_at: token.expires_at,
+        fence,
+    }
+}
+
+// === impl Repairs ===
+
+impl Repairs {
+    /// Whether one more may be made; counts it.
+    fn may(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now >= since + Duration::from_mins(1)) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= REPAIRS_PER_MINUTE
+    }
+}
