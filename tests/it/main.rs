@@ -30,6 +30,7 @@ mod pki;
 #[path = "../probes/mod.rs"]
 mod probes;
 mod raw;
+mod redis;
 mod reload;
 mod restart;
 mod rotating;
