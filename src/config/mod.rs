@@ -94,7 +94,8 @@ pub struct Limits {
     pub held_memory_bytes_max: u64,
     /// A body that can be sent at all; 413 beyond.
     pub body_bytes_max: u64,
-    /// What a request's body must bring per second, once it has had as long as a head may take; 408 below. 0: any pace.
+    /// What a request's body must bring per second, once it has had as long as a head may take; 408 below. What a client
+    /// must take of a reply per second, over `stall`; cut below. 0: any pace.
     pub body_bytes_per_s_min: u64,
     /// From a request's head to the head of its reply; 504 beyond.
     pub request: Duration,

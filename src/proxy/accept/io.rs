@@ -187,7 +187,10 @@ impl ClientIo {
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
-        self.vitals.write_stalls(written.is_pending());
+        match written {
+            Poll::Pending => self.vitals.write_stalls(),
+            Poll::Ready(written) => self.vitals.writes(*written.as_ref().unwrap_or(&0)),
+        }
         if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, written) {
             frames.sent(*count);
         }
@@ -278,7 +281,7 @@ impl AsyncWrite for ClientIo {
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
         if flushed.is_pending() {
-            this.vitals.write_stalls(true);
+            this.vitals.write_stalls();
         }
         flushed
     }

@@ -6,6 +6,7 @@
 
 mod connections;
 mod stream;
+mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -18,6 +19,7 @@ use crate::config::Limits;
 
 pub(super) use connections::Connections;
 pub(super) use stream::StreamVitals;
+use writing::Writing;
 
 /// How often a worker looks at its connections.
 pub(in crate::proxy) const SWEEP_EVERY: Duration = Duration::from_millis(500);
@@ -51,7 +53,7 @@ const ROOM_AFTER: Duration = Duration::from_millis(250);
 pub(crate) struct Vitals {
     state: Cell<State>,
     since: Cell<Instant>,
-    write_stalled_since: Cell<Option<Instant>>,
+    writing: Writing,
     in_flight: Cell<u32>,
     /// When our side was closed.
     closed_at: Cell<Option<Instant>>,
@@ -103,7 +105,7 @@ impl Vitals {
         Self {
             state: Cell::new(State::Handshake),
             since: Cell::new(Instant::now()),
-            write_stalled_since: Cell::new(None),
+            writing: Writing::default(),
             in_flight: Cell::new(0),
             closed_at: Cell::new(None),
             requests: Cell::new(0),
@@ -209,13 +211,14 @@ impl Vitals {
         }
     }
 
-    /// The client's side of the socket is full, or takes bytes again.
-    pub(in crate::proxy) fn write_stalls(&self, is_stalled: bool) {
-        match (is_stalled, self.write_stalled_since.get()) {
-            (true, None) => self.write_stalled_since.set(Some(Instant::now())),
-            (false, Some(_)) => self.write_stalled_since.set(None),
-            (true, Some(_)) | (false, None) => {}
-        }
+    /// The socket is full.
+    pub(in crate::proxy) fn write_stalls(&self) {
+        self.writing.stalls();
+    }
+
+    /// The socket took some bytes.
+    pub(in crate::proxy) fn writes(&self, bytes: usize) {
+        self.writing.goes_on(bytes);
     }
 
     /// A stream begins.
@@ -300,10 +303,7 @@ impl Vitals {
 
     /// How it is to end by now.
     fn due(&self, limits: &Limits, now: Instant) -> Ending {
-        let write_stalls = self
-            .write_stalled_since
-            .get()
-            .is_some_and(|since| now.saturating_duration_since(since) >= limits.stall);
+        let reads_slowly = self.writing.is_too_slow(limits.stall, limits.body_bytes_per_s_min, now);
         let in_state = now.saturating_duration_since(self.since.get());
         let is_over = match self.state.get() {
             State::Handshake => in_state >= limits.handshake,
@@ -314,7 +314,7 @@ impl Vitals {
             State::Busy => false,
         };
         // One that floods should have failed by itself, unless it does not read what we say.
-        if is_over || write_stalls || self.is_flooding.get() {
+        if is_over || reads_slowly || self.is_flooding.get() {
             Ending::Cut
         } else if self.state.get() == State::Idle && in_state >= limits.idle {
             Ending::Polite
