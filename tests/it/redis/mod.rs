@@ -2,6 +2,7 @@
 
 mod damage;
 mod holders;
+mod model;
 mod places;
 mod server;
 mod sharing;

@@ -33,18 +33,18 @@ fn clock(shift_s: i64) -> WallClock {
     WallClock::of(move || UnixSeconds(UnixSeconds::now().0.checked_add_signed(shift_s).unwrap()))
 }
 
-async fn open(redis: &Redis, shift_s: i64) -> RedisStore {
+pub(super) async fn open(redis: &Redis, shift_s: i64) -> RedisStore {
     let key = SealKey::new(Zeroizing::new(*b"a seal key of exactly 32 bytes.."));
     let store = RedisStore::open(settings(redis), Some(&key), clock(shift_s));
     store.first_try().await;
     store
 }
 
-fn shop() -> AccountName {
+pub(super) fn shop() -> AccountName {
     AccountName::parse("shop").unwrap()
 }
 
-fn wx() -> AppId {
+pub(super) fn wx() -> AppId {
     AppId::parse("wx1").unwrap()
 }
 

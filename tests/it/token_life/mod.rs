@@ -4,6 +4,7 @@ mod claims;
 mod leaked;
 mod model;
 mod reactions;
+pub(crate) mod replicas;
 mod rotating;
 mod sharing;
 mod surviving;

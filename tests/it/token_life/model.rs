@@ -183,6 +183,10 @@ impl Wall {
         Self { base: Instant::now(), shift_s: Arc::default() }
     }
 
+    pub(super) fn begun(&self) -> Instant {
+        self.base
+    }
+
     pub(super) fn shift(&self, seconds: i64) {
         self.shift_s.fetch_add(seconds, Ordering::SeqCst);
     }
