@@ -165,7 +165,7 @@ impl Client {
 
     /// Listens and looks, until it is dropped.
     pub(crate) async fn keep(self) {
-        let mut published = self.0.net.server.state().published.subscribe();
+        let mut published = self.0.net.server.state().subscribe();
         let mut is_look = true;
         loop {
             let is_fine = self.refresh(is_look).await.is_ok();

@@ -46,7 +46,8 @@ pub(crate) struct State {
     pub(crate) is_down: bool,
     /// The last time that a lock or a token may have been lost.
     pub(crate) lost_at: Option<Instant>,
-    pub(crate) published: watch::Sender<u64>,
+    /// One for each who listens: a channel of many wakes them in an order that no seed decides.
+    listeners: Vec<watch::Sender<()>>,
     /// How many writes were refused by their fence.
     pub(crate) refused: u64,
     nonce: u64,
@@ -65,7 +66,7 @@ impl Server {
             data: Data::default(),
             is_down: false,
             lost_at: None,
-            published: watch::Sender::new(0),
+            listeners: Vec::new(),
             refused: 0,
             nonce: 0,
             overwritten: Vec::new(),
@@ -104,8 +105,14 @@ impl State {
         self.data.token.as_ref().map_or(0, |value| value.fence)
     }
 
-    fn publish(&self) {
-        self.published.send_modify(|count| *count += 1);
+    fn publish(&mut self) {
+        self.listeners.retain(|listener| listener.send(()).is_ok());
+    }
+
+    pub(crate) fn subscribe(&mut self) -> watch::Receiver<()> {
+        let (listener, heard) = watch::channel(());
+        self.listeners.push(listener);
+        heard
     }
 
     pub(crate) fn claim(&mut self, known: u64) -> Claimed {
