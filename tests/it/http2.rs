@@ -175,7 +175,9 @@ async fn post_many(proxy: Arc<Proxy>, count: usize) {
     let client = client();
     for _time in 0..count {
         let request = client.post(proxy.url(SEND)).bearer_auth(CLIENT_KEY).body(TEXT);
-        assert_eq!(request.timeout(PATIENCE).send().await.unwrap().status(), 200);
+        let answer = request.timeout(PATIENCE).send().await.unwrap();
+        let (status, said) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 200, "{said}");
     }
 }
 

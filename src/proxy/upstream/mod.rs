@@ -284,9 +284,17 @@ impl Upstream {
             Repeat::Now => Choice::New { after: host.muxes.youngest() },
         };
         let stats = &self.inner.stats;
-        let mut unread = 0;
+        let (mut unread, mut was_closed) = (0, false);
         loop {
-            let way = host.acquire(choice).await.map_err(SendError::Unreachable)?;
+            let way = match host.acquire(choice).await {
+                Ok(way) => way,
+                // Nothing was sent: the other side was about to close what it had, and does not close the next.
+                Err(ConnectError::Closed) if !was_closed => {
+                    was_closed = true;
+                    continue;
+                }
+                Err(cause) => return Err(SendError::Unreachable(cause)),
+            };
             let after = way.serial();
             let outcome = match way {
                 Way::Alone(connection) => self.attempt(connection, host, request).await,
