@@ -8,16 +8,17 @@
 //! take over joins on purpose: the kernel gives connections to both until the old one stops. Its admin address it gets
 //! when the old one has ended. A unix socket is put in the place of the old one's by a rename, which takes no time.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::passed::Passed;
-use crate::config::{Config, ListenAddress};
+use crate::config::{Admin, Config, ListenAddress};
 use crate::proxy::worker::Bound;
 
 /// Connections that wait to be accepted; the kernel may allow fewer (`net.core.somaxconn`).
@@ -44,7 +45,7 @@ pub enum AdminSocket {
     /// It is there.
     Bound(Bound),
     /// Somebody has the address, and will let go of it.
-    Later(ListenAddress),
+    Later(Admin),
 }
 
 /// Whether another weigate may be there.
@@ -83,7 +84,7 @@ pub fn bind_with(config: &Config, start: Start, mut passed: Passed) -> Result<Li
         let fault = |source| ListenError { address: address.clone(), source };
         let bound = match passed.take(address) {
             Some(bound) => share(&bound, &mut workers).map(|()| address.clone()),
-            None => bind_for_all(address, &mut workers, start),
+            None => bind_for_all(address, config.server.socket_mode, &mut workers, start),
         };
         server_addresses.push(bound.map_err(fault)?);
     }
@@ -93,12 +94,12 @@ pub fn bind_with(config: &Config, start: Start, mut passed: Passed) -> Result<Li
         let fault = |source| ListenError { address: settings.listen.clone(), source };
         let bound = match passed.take(&settings.listen) {
             Some(bound) => Ok((bound, settings.listen.clone())),
-            None => bind_admin(&settings.listen),
+            None => bind_admin(settings),
         };
         let (socket, address) = match bound {
             Ok((bound, address)) => (AdminSocket::Bound(bound), address),
             Err(error) if start == Start::TakeOver && error.kind() == io::ErrorKind::AddrInUse => {
-                (AdminSocket::Later(settings.listen.clone()), settings.listen.clone())
+                (AdminSocket::Later(settings.clone()), settings.listen.clone())
             }
             Err(error) => return Err(fault(error)),
         };
@@ -115,14 +116,17 @@ pub fn bind_with(config: &Config, start: Start, mut passed: Passed) -> Result<Li
 }
 
 /// Binds the operators' socket, which nobody shares; says which port it became.
-pub(super) fn bind_admin(address: &ListenAddress) -> io::Result<(Bound, ListenAddress)> {
-    match address {
+pub(super) fn bind_admin(settings: &Admin) -> io::Result<(Bound, ListenAddress)> {
+    match &settings.listen {
         ListenAddress::Tcp(address) => {
             let socket = tcp(*address, Sharing::Never)?;
             let address = socket.local_addr()?;
             Ok((Bound::Tcp(socket), ListenAddress::Tcp(address)))
         }
-        ListenAddress::Unix(path) => Ok((Bound::Unix(unix(path, Start::Alone)?), address.clone())),
+        ListenAddress::Unix(path) => {
+            let socket = unix(path, settings.socket_mode, Start::Alone)?;
+            Ok((Bound::Unix(socket), settings.listen.clone()))
+        }
     }
 }
 
@@ -162,6 +166,7 @@ fn share(bound: &Bound, workers: &mut [Vec<Bound>]) -> io::Result<()> {
 /// Gives each worker a socket at `address`; says which port it became.
 fn bind_for_all(
     address: &ListenAddress,
+    socket_mode: Option<u32>,
     workers: &mut [Vec<Bound>],
     start: Start,
 ) -> io::Result<ListenAddress> {
@@ -179,7 +184,7 @@ fn bind_for_all(
             Ok(ListenAddress::Tcp(address))
         }
         ListenAddress::Unix(path) => {
-            share(&Bound::Unix(unix(path, start)?), workers)?;
+            share(&Bound::Unix(unix(path, socket_mode, start)?), workers)?;
             Ok(address.clone())
         }
     }
@@ -213,8 +218,8 @@ fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
 }
 
 /// Binds a unix socket. One that a dead process left behind is removed; one that answers is somebody's, and is replaced
-/// only by who takes over.
-fn unix(path: &Path, start: Start) -> io::Result<UnixListener> {
+/// only by who takes over. Until `mode` is set, nobody can connect whom the umask does not let.
+fn unix(path: &Path, mode: Option<u32>, start: Start) -> io::Result<UnixListener> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".next");
     let mut bind_at = path;
@@ -231,6 +236,9 @@ fn unix(path: &Path, start: Start) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(bind_at)?;
     listener.set_nonblocking(true)?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(bind_at, Permissions::from_mode(mode))?;
+    }
     if bind_at != path {
         std::fs::rename(bind_at, path)?;
     }

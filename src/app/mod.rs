@@ -303,7 +303,7 @@ fn beside(
     let mut beside = tokio::task::JoinSet::new();
     match admin {
         Some(AdminSocket::Bound(bound)) => drop(beside.spawn(serve_admin(bound, seen)?)),
-        Some(AdminSocket::Later(address)) => drop(beside.spawn(takeover::serve_admin(address, seen))),
+        Some(AdminSocket::Later(settings)) => drop(beside.spawn(takeover::serve_admin(settings, seen))),
         None => {}
     }
     if takes_over {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::accounts::Tokens;
 use super::listen;
 use crate::admin;
-use crate::config::ListenAddress;
+use crate::config::Admin;
 use crate::token::ConfiguredStore;
 
 /// An account that gets no token in this time gets none from waiting: the one before cannot have had one either.
@@ -30,16 +30,16 @@ pub(super) async fn until_ready(tokens: &Tokens) {
 }
 
 /// Serves operators as soon as their address is free.
-pub(super) async fn serve_admin(address: ListenAddress, seen: admin::Seen) {
+pub(super) async fn serve_admin(settings: Admin, seen: admin::Seen) {
     let bound = loop {
-        match listen::bind_admin(&address) {
+        match listen::bind_admin(&settings) {
             Ok((bound, _)) if listen::listen(&bound).is_ok() => break bound,
             Ok(_) | Err(_) => tokio::time::sleep(LOOK_EVERY).await,
         }
     };
     match super::serve_admin(bound, seen) {
         Ok(serving) => {
-            tracing::info!(%address, "the admin address has been taken over");
+            tracing::info!(address = %settings.listen, "the admin address has been taken over");
             serving.await;
         }
         Err(error) => tracing::error!(%error, "the admin address could not be taken over"),

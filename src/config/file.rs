@@ -38,6 +38,7 @@ pub(super) struct People {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) listen: Option<Texts>,
+    pub(super) socket_mode: Option<Spanned<String>>,
     pub(super) tls: Option<Tls>,
     pub(super) watch_files: Option<Spanned<bool>>,
     pub(super) workers: Option<Spanned<u64>>,
@@ -77,6 +78,7 @@ pub(super) struct Limits {
 pub(super) struct Admin {
     pub(super) enabled: Option<Spanned<bool>>,
     pub(super) listen: Option<Spanned<String>>,
+    pub(super) socket_mode: Option<Spanned<String>>,
     pub(super) allow_remote: Option<Spanned<bool>>,
     pub(super) metrics_accounts_max: Option<Spanned<u64>>,
 }
@@ -175,6 +177,7 @@ impl Server {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
             listen: section.one_or_more_texts("listen"),
+            socket_mode: section.text("socket_mode"),
             tls: section.inside_if_any("tls", "[server.tls]", |section| Tls {
                 cert_file: section.required_text("cert_file", "cert_file = \"server.pem\""),
                 key_file: section.required_text("key_file", "key_file = \"server.key\""),
@@ -220,6 +223,7 @@ impl Admin {
         Self {
             enabled: section.switch("enabled"),
             listen: section.text("listen"),
+            socket_mode: section.text("socket_mode"),
             allow_remote: section.switch("allow_remote"),
             metrics_accounts_max: section.number("metrics_accounts_max"),
         }

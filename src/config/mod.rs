@@ -61,6 +61,8 @@ pub struct Config {
 pub struct Server {
     /// At least one.
     pub listen: Vec<ListenAddress>,
+    /// Who may connect to its unix sockets, as chmod(2) takes it; `None`: as the process's umask leaves it.
+    pub socket_mode: Option<u32>,
     /// `None`: plain HTTP.
     pub tls: Option<ServerTls>,
     /// Whether a change of the configuration's files is taken up by itself.
@@ -146,6 +148,8 @@ pub struct PrivateKeyPem(Zeroizing<Vec<u8>>);
 pub struct Admin {
     /// Loopback by default.
     pub listen: ListenAddress,
+    /// As that of the server.
+    pub socket_mode: Option<u32>,
     /// More accounts are summed up in the metrics, and so are more pairs of a client and an account.
     pub metrics_accounts_max: usize,
 }

@@ -34,6 +34,7 @@ impl Config {
         Ok(Self {
             server: Server {
                 listen: vec![ListenAddress::Tcp(SERVER_DEFAULT)],
+                socket_mode: None,
                 tls: None,
                 watch_files: false,
                 workers: default_workers(),
@@ -42,6 +43,7 @@ impl Config {
             },
             admin: Some(Admin {
                 listen: ListenAddress::Tcp(ADMIN_DEFAULT),
+                socket_mode: None,
                 metrics_accounts_max: METRICS_ACCOUNTS_MAX,
             }),
             upstream: Upstream { hosts: vec![upstream], ca_pem, ..Upstream::default() },

@@ -1,5 +1,6 @@
 //! Every way in: HTTP/1.1 and HTTP/2, with TLS and without, TCP and unix sockets, several at once.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -173,6 +174,17 @@ async fn several_listeners_serve_at_once_and_a_dead_socket_file_is_no_obstacle()
         }
     }
     assert_eq!(wechat.control().counters().requests_at("/wxa/x"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_has_the_mode_that_is_asked_for() {
+    let wechat = wechat().await;
+    let setup = Setup::new();
+    let socket = setup.dir.path().join("weigate.sock");
+    let listen = format!("\"unix:{}\"\nsocket_mode = \"620\"", socket.display());
+    let _proxy = setup.listen(&listen).start(&wechat).await;
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o620);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,8 +21,9 @@ impl Checker<'_> {
         let workers = self.count("server.workers", file.workers.as_ref(), default_workers(), 1..=1024);
         let spool_dir = self.spool_dir(file.spool_dir.as_ref());
         let limits = self.limits(&file.limits);
-        let listen = listen.into_iter().map(Spanned::into_inner).collect();
-        Server { listen, tls, watch_files, workers, spool_dir, limits }
+        let listen: Vec<ListenAddress> = listen.into_iter().map(Spanned::into_inner).collect();
+        let socket_mode = self.socket_mode("server.socket_mode", file.socket_mode.as_ref(), &listen);
+        Server { listen, socket_mode, tls, watch_files, workers, spool_dir, limits }
     }
 
     pub(super) fn admin(&mut self, file: &file::Admin, server: &[ListenAddress]) -> Option<Admin> {
@@ -63,7 +64,10 @@ impl Checker<'_> {
             METRICS_ACCOUNTS_MAX,
             0..=100_000,
         );
-        Some(Admin { listen: listen.into_inner(), metrics_accounts_max })
+        let listen = listen.into_inner();
+        let socket_mode =
+            self.socket_mode("admin.socket_mode", file.socket_mode.as_ref(), std::slice::from_ref(&listen));
+        Some(Admin { listen, socket_mode, metrics_accounts_max })
     }
 
     fn listen_addresses(&mut self, written: Option<&file::Texts>) -> Vec<Spanned<ListenAddress>> {
@@ -111,6 +115,34 @@ impl Checker<'_> {
             return None;
         }
         Some(ListenAddress::Unix(full))
+    }
+
+    fn socket_mode(
+        &mut self,
+        setting: &'static str,
+        written: Option<&Spanned<String>>,
+        listen: &[ListenAddress],
+    ) -> Option<u32> {
+        let written = written?;
+        let digits = written.get_ref();
+        let is_octal =
+            matches!(digits.len(), 3 | 4) && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+        if mode.is_none() {
+            let message = format!(
+                "`{setting}` is not the mode of a file, it takes three octal digits: \"660\" lets the owner and the \
+                 group connect"
+            );
+            self.faults.at(written, message);
+        } else if listen.iter().any(|address| matches!(address, ListenAddress::Unix(_))) {
+            self.note(setting, digits);
+        } else {
+            self.faults.warn(
+                written,
+                format!("`{setting}` is for unix sockets, and no \"unix:/path\" is listened at"),
+            );
+        }
+        mode
     }
 
     /// Whoever is reachable from other machines must know its callers, or say that it does not.
