@@ -194,6 +194,11 @@ impl Bare {
     pub(crate) fn seen(&self) -> Vec<BareRequest> {
         self.seen.lock().unwrap().clone()
     }
+
+    /// The same, and they are forgotten.
+    pub(crate) fn take_seen(&self) -> Vec<BareRequest> {
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
 }
 
 impl Drop for Bare {

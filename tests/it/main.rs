@@ -38,6 +38,7 @@ mod sandbox;
 mod scale;
 mod sdk;
 mod secrets;
+mod sent_as_received;
 mod stopping;
 mod stores;
 mod systemd;
