@@ -130,8 +130,9 @@ fn known(name: &str) -> Option<Known> {
         return None;
     }
     if name.bytes().any(|byte| matches!(byte, b'%' | b'+') || !byte.is_ascii_graphic()) {
-        let decoded = percent_decode_str(name).decode_utf8_lossy();
-        return known_decoded(decoded.trim_matches(|c: char| c.is_whitespace() || c == '+' || c == '\0'));
+        let spaced = name.replace('+', " ");
+        let decoded = percent_decode_str(&spaced).decode_utf8_lossy();
+        return known_decoded(decoded.trim_matches(|c: char| c.is_whitespace() || c == '\0'));
     }
     known_decoded(name)
 }

@@ -20,6 +20,11 @@ fn exactly_one_access_token_is_left_and_the_rest_keeps_its_bytes() {
     check(Some("ACCESS_TOKEN=x&Access_Token[]=y&access_token%5B0%5D=z"), "?access_token=REAL");
     check(Some("access_token&access_token="), "?access_token=REAL");
     check(Some("+access_token=x&%20access_token%00=y"), "?access_token=REAL");
+    // An encoded plus is a plus, and no space.
+    check(
+        Some("access_token%2B=x&%2baccess_token=y"),
+        "?access_token%2B=x&%2baccess_token=y&access_token=REAL",
+    );
     // As raw as a query can hold them.
     check(Some(" access_token=x&\u{3000}access_token=y&access_token\u{a0}=z"), "?access_token=REAL");
     check(Some("from_appid=wx1&q=access_token=in_value"), "?q=access_token=in_value&access_token=REAL");
