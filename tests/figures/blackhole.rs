@@ -27,7 +27,9 @@ pub(crate) const INSIDE: &str = "--in-a-namespace";
 
 /// A request is begun this often, whatever became of those before.
 const EVERY: Duration = Duration::from_millis(10);
-const BEFORE: Duration = Duration::from_secs(2);
+/// As many before all others, at once: they leave idle connections behind, more than the silence's first second needs.
+const CROWD: usize = 500;
+const BEFORE: Duration = Duration::from_secs(4);
 const SILENT: Duration = Duration::from_secs(12);
 const GRACE: Duration = Duration::from_secs(3);
 const BACK_MAX: Duration = Duration::from_secs(40);
@@ -117,8 +119,11 @@ struct Asked {
 async fn ask_until(front: SocketAddr, begun: Instant, until: Instant) -> Vec<Asked> {
     let mut running = Vec::new();
     let mut turns = interval(EVERY);
-    while turns.tick().await < until {
+    loop {
         let number = running.len();
+        if number >= CROWD && turns.tick().await >= until {
+            break;
+        }
         running.push(tokio::spawn(async move {
             let request = if number.is_multiple_of(2) {
                 get(&format!("/cgi-bin/user/info?id=get-{number}"))
