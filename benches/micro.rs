@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use criterion::Criterion;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use weigate::clients::{self, Clients, Signer};
 use weigate::config::{self, PlaceholderKey};
-use weigate::token::{Alone, ConfiguredStore, Ledger, Life, SourceError, TokenSource, WallClock};
+use weigate::token::{Alone, ConfiguredStore, Ledger, Life, SourceError, TokenSource, Turns, WallClock};
 use weigate::types::{AccessToken, AccountName, AppId, ClientName, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{Grant, Mode};
 use weigate::wechat::{envelope, paths, query};
@@ -144,7 +143,7 @@ fn token_operation(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Operatio
         waiters_max: 16,
         alone: Alone::Allowed,
         ledger: Ledger::default(),
-        fetches: Arc::new(Semaphore::new(1)),
+        turns: Turns::new(1),
         clock: WallClock::of_the_machine(),
         jitter: fastrand::Rng::with_seed(7),
     };

@@ -4,16 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
 use crate::token::{
-    self, Alone, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, WallClock,
+    self, Alone, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, Turns, WallClock,
 };
 use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
 
-/// Token calls at one time, over all accounts.
+/// Token calls at one time, over all accounts; a quarter more where requests wait.
 const FETCHES_MAX: usize = 64;
 
 /// Between two words about a start that is under way.
@@ -25,7 +23,7 @@ pub struct Accounts {
     running: HashMap<AccountName, Kept>,
     store: ConfiguredStore,
     client: reqwest::Client,
-    fetches: Arc<Semaphore>,
+    turns: Turns,
     clock: WallClock,
     ledger: Ledger,
     tokens: Tokens,
@@ -67,13 +65,12 @@ impl HostsOf {
 
 impl Accounts {
     pub(super) fn new(store: ConfiguredStore, client: reqwest::Client) -> Self {
-        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
         let clock = WallClock::of_the_machine();
         Self {
             running: HashMap::new(),
             store,
             client,
-            fetches,
+            turns: Turns::new(FETCHES_MAX),
             clock,
             ledger: Ledger::default(),
             tokens: Arc::new(Mutex::new(Arc::new([]))),
@@ -139,7 +136,7 @@ impl Accounts {
             waiters_max: config.server.limits.token_waiters_max,
             // Each renewal of such a grant ends a token that another weigate may be using.
             alone: if account.grant.rotates() { Alone::Never } else { Alone::Allowed },
-            fetches: Arc::clone(&self.fetches),
+            turns: self.turns.clone(),
             clock: self.clock.clone(),
             jitter: fastrand::Rng::new(),
         };

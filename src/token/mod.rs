@@ -53,6 +53,7 @@ mod saver;
 pub mod source;
 mod status;
 pub mod store;
+mod turns;
 mod watch;
 
 pub use cell::{Guard, Token};
@@ -62,6 +63,7 @@ pub use leak::{CALLS_PER_DAY, LeakRefusal, LeakStatus, Ledger};
 pub use source::{HttpTokenSource, SourceError, TokenSource, http_client};
 pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore, try_redis};
+pub use turns::Turns;
 
 use cell::Cell;
 use hush::Hushed;

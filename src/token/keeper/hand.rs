@@ -3,7 +3,6 @@
 //! It promises that no older token takes the place of a newer one: by the fence where both went through a shared
 //! store, by the later end else ([`Stored::is_newer_than`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -35,9 +34,8 @@ const REPAIRS_PER_MINUTE: u32 = 30;
 impl<S: TokenSource> Keeper<S> {
     /// Takes what the store has, if it is alive.
     pub(super) async fn boot<T: TokenStore>(&mut self, store: &T) {
-        // However many keepers start together, the store has a few of them at a time. A closed semaphore bounds nothing.
-        let fetches = Arc::clone(&self.life.fetches);
-        let permit = fetches.acquire().await.ok();
+        // However many keepers start together, the store has a few of them at a time.
+        let turn = self.life.turns.next().await;
         let loading = store.load(&self.life.account, &self.life.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
@@ -50,7 +48,7 @@ impl<S: TokenSource> Keeper<S> {
                 None
             }
         };
-        drop(permit);
+        drop(turn);
         let (now, wall) = (Instant::now(), self.life.clock.read());
         if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
             // A clock that was set back while we were away must not make a token immortal.

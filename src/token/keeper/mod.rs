@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
@@ -35,6 +35,7 @@ use super::schedule::{self, Next, Situation, Turn};
 use super::source::TokenSource;
 use super::status::{Ending, Record};
 use super::store::{News, Stored, TokenStore};
+use super::turns::{self, Turns};
 use super::{Progress, Shared, TokenHandle, watch};
 use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
@@ -54,8 +55,8 @@ pub struct Life {
     pub waiters_max: usize,
     /// Whether a token may be fetched without a claim where the store does not work.
     pub alone: Alone,
-    /// Bounds the fetches of all accounts at one time, and at the start their loads; 64 is plenty. Shared by all keepers.
-    pub fetches: Arc<Semaphore>,
+    /// Bounds the fetches of all accounts at one time, and at the start their loads. Shared by all keepers.
+    pub turns: Turns,
     /// Where wall time comes from.
     pub clock: WallClock,
     /// Where the random share of every wait comes from.
@@ -276,12 +277,11 @@ impl<S: TokenSource> Keeper<S> {
             // Whatever pace the last attempt asked for, a leak does not wait for more than this.
             sleep(schedule::FLOOR).await;
         }
-        // A closed semaphore bounds nothing; the fetch goes on.
-        let permit = Arc::clone(&self.life.fetches).acquire_owned().await.ok();
+        let turn = self.turn().await;
         let asked = std::mem::take(&mut self.asked);
         self.progress.send_modify(|progress| progress.started += 1);
         let wish = Wish { asked, mode };
-        let Attempted { ending, called, unused } = self.renew(store, news, wish, permit).await;
+        let Attempted { ending, called, unused } = self.renew(store, news, wish, turn).await;
 
         self.count(&ending, asked, called);
         self.plan(turn_of(&ending));
@@ -296,6 +296,24 @@ impl<S: TokenSource> Keeper<S> {
         if let Some(fence) = unused {
             store.release(&self.life.account, &self.life.app_id, fence).await;
         }
+    }
+
+    /// Waits for a turn to fetch; not in line behind accounts that nobody waits for, if somebody waits for this one.
+    async fn turn(&self) -> turns::Turn {
+        let shared = &self.shared;
+        let mut has_rung = false;
+        let is_wanted = async {
+            while shared.waiting.load(Ordering::SeqCst) == 0 {
+                shared.bell.notified().await;
+                has_rung = true;
+            }
+        };
+        let turn = self.life.turns.next_or_sooner(is_wanted).await;
+        if has_rung {
+            // What was asked is heeded by the loop, after this attempt.
+            shared.bell.notify_one();
+        }
+        turn
     }
 
     /// What the news changed, without an attempt of our own.

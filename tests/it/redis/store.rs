@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use weigate::config::{Config, SealKey, Store};
 use weigate::token::store::{Claim, RedisStore, Saved, Stored};
 use weigate::token::{
-    Alone, Life, Renewal, SourceError, TokenHandle, TokenSource, TokenStore, WallClock, start,
+    Alone, Life, Renewal, SourceError, TokenHandle, TokenSource, TokenStore, Turns, WallClock, start,
 };
 use weigate::types::{AccessToken, AccountName, AppId, AppSecret, UnixSeconds};
 use weigate::wechat::token_call::{self, Grant, Mode};
@@ -178,7 +177,7 @@ fn life(shift_s: i64) -> Life {
         app_id: wx(),
         waiters_max: 100,
         alone: Alone::Allowed,
-        fetches: Arc::new(Semaphore::new(8)),
+        turns: Turns::new(8),
         clock: clock(shift_s),
         jitter: fastrand::Rng::new(),
     }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
-use weigate::token::{Alone, Life, SourceError, TokenSource, WallClock};
+use weigate::token::{Alone, Life, SourceError, TokenSource, Turns, WallClock};
 use weigate::types::{AccountName, AppId, AppSecret, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{self, Grant, Mode};
 
@@ -209,7 +208,7 @@ pub(super) fn life(name: &str, seed: u64, wall: &Wall) -> Life {
         ledger: weigate::token::Ledger::default(),
         waiters_max: 2000,
         alone: Alone::Allowed,
-        fetches: Arc::new(Semaphore::new(64)),
+        turns: Turns::new(64),
         clock: wall.clock(),
         jitter: fastrand::Rng::with_seed(seed),
     }

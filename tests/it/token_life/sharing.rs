@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use weigate::token::store::MemoryStore;
-use weigate::token::{KeeperTask, Renewal, TokenHandle, start};
+use weigate::token::{KeeperTask, Renewal, TokenHandle, Turns, start};
 use weigate::types::Generation;
 
 use super::model::{Fault, Model, Wall, life, secs, within};
@@ -232,12 +231,12 @@ async fn a_server_that_lags_behind_does_not_bring_the_old_token_back() {
 
 #[tokio::test(start_paused = true)]
 async fn fetches_of_all_accounts_together_are_bounded() {
-    let (wall, fetches) = (Wall::new(), Arc::new(Semaphore::new(4)));
+    let (wall, turns) = (Wall::new(), Turns::new(4));
     let mut keepers = Vec::new();
     for number in 0..40 {
         let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
         model.set(Fault::Slow(secs(1)));
-        life.fetches = Arc::clone(&fetches);
+        life.turns = turns.clone();
         keepers.push(start(life, model, MemoryStore::default()));
     }
     for second in 1..=10 {
@@ -246,6 +245,28 @@ async fn fetches_of_all_accounts_together_are_bounded() {
         let served = keepers.iter().filter(|(handle, _)| handle.current(Instant::now()).is_some()).count();
         assert_eq!(served, second * 4);
     }
+    for (_, task) in keepers {
+        task.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_requests_wait_for_does_not_stand_in_line_behind_the_others() {
+    let (wall, turns) = (Wall::new(), Turns::new(4));
+    let mut keepers = Vec::new();
+    for number in 0..400 {
+        let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
+        model.set(Fault::Slow(secs(1)));
+        life.turns = turns.clone();
+        keepers.push(start(life, model, MemoryStore::default()));
+    }
+    // The line is there before anybody asks; four a second get their turn.
+    sleep(std::time::Duration::from_millis(1500)).await;
+    let begun = Instant::now();
+    assert!(keepers[399].0.wait(within(10)).await.is_ok());
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    let served = keepers.iter().filter(|(handle, _)| handle.is_alive()).count();
+    assert!((9..=10).contains(&served), "{served}");
     for (_, task) in keepers {
         task.stop().await;
     }
