@@ -59,7 +59,7 @@ pub struct Life {
     pub turns: Turns,
     /// Where wall time comes from.
     pub clock: WallClock,
-    /// Where the random share of every wait comes from.
+    /// Where the random share of every wait comes from, and the account's place among others.
     pub jitter: fastrand::Rng,
 }
 
@@ -97,6 +97,8 @@ struct Keeper<S> {
     previous: Option<TokenDigest>,
     failures: u32,
     sames: u32,
+    /// [`Situation::place`].
+    place: f64,
     /// Whether an ask hastened the next attempt.
     asked: bool,
     /// Both clocks, read together.
@@ -114,8 +116,13 @@ const FETCH_MAX: Duration = Duration::from_secs(10);
 pub(super) const STORE_MAX: Duration = Duration::from_secs(10);
 
 /// Starts the keeper of one account on the current runtime.
-pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> (TokenHandle, KeeperTask) {
+pub fn start<S: TokenSource, T: TokenStore>(
+    mut life: Life,
+    source: S,
+    store: T,
+) -> (TokenHandle, KeeperTask) {
     let now = Instant::now();
+    let place = life.jitter.f64();
     let next = Next { at: now, not_before: now };
     let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, forced: 0, ending: None, next });
     let (saves, to_save) = watch::channel(None);
@@ -153,6 +160,7 @@ pub fn start<S: TokenSource, T: TokenStore>(life: Life, source: S, store: T) -> 
         previous: None,
         failures: 0,
         sames: 0,
+        place,
         asked: false,
         anchor,
         warned_at: None,
@@ -359,6 +367,7 @@ impl<S: TokenSource> Keeper<S> {
             failures: self.failures,
             sames: self.sames,
             jitter: self.life.jitter.f64(),
+            place: self.place,
         });
     }
 

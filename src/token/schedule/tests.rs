@@ -9,7 +9,16 @@ fn situation(turn: Turn, lives: Option<u64>) -> (Instant, Situation) {
     let good_until = lives.map(|lives| now + S(lives));
     (
         now,
-        Situation { kind: GrantKind::StableToken, now, good_until, turn, failures: 0, sames: 0, jitter: 0.0 },
+        Situation {
+            kind: GrantKind::StableToken,
+            now,
+            good_until,
+            turn,
+            failures: 0,
+            sames: 0,
+            jitter: 0.0,
+            place: 0.0,
+        },
     )
 }
 
@@ -20,7 +29,7 @@ fn waits(situation: &Situation) -> (Duration, Duration) {
 
 #[test]
 fn a_new_token_is_left_alone_until_its_window() {
-    for (lives, jitter, wait) in [
+    for (lives, place, wait) in [
         (7200, 0.0, 6905),
         (7200, 1.0, 6960),
         (7200, 7.5, 6960),
@@ -32,9 +41,9 @@ fn a_new_token_is_left_alone_until_its_window() {
         (60, 1.0, 30),
     ] {
         let (_, mut situation) = situation(Turn::Renewed, Some(lives));
-        situation.jitter = jitter;
+        situation.place = place;
         let (at, not_before) = waits(&situation);
-        assert_eq!((at.as_secs(), not_before), (wait, FLOOR), "{lives} {jitter}");
+        assert_eq!((at.as_secs(), not_before), (wait, FLOOR), "{lives} {place}");
     }
 }
 
@@ -126,9 +135,9 @@ proptest! {
     #[test]
     fn whatever_happened_the_floor_holds_and_asks_only_hasten(
         lives in proptest::option::of(0_u64..8000), kind in 0..4, span in 0_u64..100_000,
-        failures in any::<u32>(), sames in any::<u32>(), jitter in any::<f64>(),
+        failures in any::<u32>(), sames in any::<u32>(), jitter in any::<f64>(), place in any::<f64>(),
     ) {
-        prop_assume!(!jitter.is_nan());
+        prop_assume!(!jitter.is_nan() && !place.is_nan());
         let turn = match kind {
             0 => Turn::Renewed,
             1 => Turn::Same,
@@ -136,7 +145,7 @@ proptest! {
             _ => Turn::Failed(Pace::After(S(span))),
         };
         let (now, base) = situation(turn, lives);
-        let next = next_try(&Situation { failures, sames, jitter, ..base });
+        let next = next_try(&Situation { failures, sames, jitter, place, ..base });
         prop_assert!(next.not_before >= now + FLOOR);
         // An ask may have to wait longer than the schedule does: then the schedule wins.
         prop_assert!(next.at >= now + FLOOR);

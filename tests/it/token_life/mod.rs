@@ -2,6 +2,7 @@
 
 mod claims;
 mod leaked;
+mod many;
 mod model;
 mod reactions;
 pub(crate) mod replicas;

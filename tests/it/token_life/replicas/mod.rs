@@ -231,7 +231,7 @@ fn simulate(seed: u64) -> Outcome {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's own switches")]
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|number| number.parse().ok())
 }
 
