@@ -14,7 +14,8 @@
 //!                   src/token, one task per account, on a runtime of its own; the only writer of a token
 //! ```
 //!
-//! They meet in one place: the cell, an `ArcSwap` that the keeper writes and requests read.
+//! They meet in one place: the cell, an `ArcSwap` that the keeper writes and requests read. Beside it, for programs that do
+//! not come through here, `token/publish` puts live tokens under the Redis keys of other SDKs.
 //!
 //! # Rooms, top first
 //!

@@ -151,6 +151,15 @@ impl Accounts {
         Kept { account: Arc::new(account), secret, keeper }
     }
 
+    /// The accounts of `config` that run, with their tokens.
+    pub(super) fn published<'a>(
+        &'a self,
+        config: &'a Config,
+    ) -> impl Iterator<Item = (&'a config::Account, TokenHandle)> {
+        let token = |account: &config::Account| Some(self.running.get(&account.name)?.account.token.clone());
+        config.accounts.iter().filter_map(move |account| Some((account, token(account)?)))
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Account>> {
         self.running.values().map(|kept| Arc::clone(&kept.account)).collect()
     }

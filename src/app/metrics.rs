@@ -7,6 +7,7 @@ use crate::admin;
 use crate::proxy::upstream;
 use crate::proxy::worker::Running;
 use crate::telemetry::metrics::{self, Exposition, WorkerCounts};
+use crate::token::publish;
 use crate::token::store::Figures;
 
 /// The metrics of all workers: what they count of requests, and of connections to WeChat; how
@@ -16,6 +17,7 @@ pub(super) fn write_metrics(
     workers: &[Running],
     standing: Arc<Standing>,
     store: Option<Figures>,
+    published: publish::Figures,
     routes_max: usize,
 ) -> admin::WriteMetrics {
     let stats: Vec<_> = workers.iter().map(|worker| Arc::clone(&worker.upstream)).collect();
@@ -24,6 +26,7 @@ pub(super) fn write_metrics(
         if let Some(store) = &store {
             store.write(to);
         }
+        published.write(to);
         standing.write_metrics(to);
         write_upstream(&stats, to);
     })

@@ -36,6 +36,7 @@ use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
 use crate::proxy::{Refusal, Snapshot, Tls};
 use crate::telemetry::metrics::WorkerCounts;
+use crate::token::publish::Publisher;
 use crate::token::{self, ConfiguredStore, StoreError};
 
 /// Why weigate did not start, or ended.
@@ -73,6 +74,7 @@ pub enum AppError {
 #[derive(Debug)]
 pub struct App {
     accounts: Accounts,
+    publisher: Publisher,
     signer: Signer,
     /// Fetches the shared key that signs placeholders, where the store did not work at the start.
     config: Config,
@@ -104,6 +106,8 @@ impl App {
         let token_client = token::http_client(upstream_tls.clone()).map_err(|_| AppError::TokenClient)?;
         let mut accounts = Accounts::new(store.clone(), token_client);
         accounts.follow(&config).await;
+        let mut publisher = Publisher::default();
+        publisher.follow(config.publish.as_ref(), accounts.published(&config));
         if listeners.takes_over {
             takeover::until_ready(&accounts.tokens()).await;
         }
@@ -128,6 +132,7 @@ impl App {
                 &workers,
                 Arc::clone(&standing),
                 store.figures(),
+                publisher.figures(),
                 metrics_accounts_max,
             ),
             reload: ask_reload,
@@ -137,6 +142,7 @@ impl App {
         beside.spawn(waits_for_key);
         Ok(Self {
             accounts,
+            publisher,
             signer,
             config,
             snapshot,
@@ -176,6 +182,7 @@ impl App {
         }
         let changed = reload::changes(&self.config, &config);
         self.accounts.follow(&config).await;
+        self.publisher.follow(config.publish.as_ref(), self.accounts.published(&config));
         self.tls = tls;
         let next = self.accounts.snapshot(&config, self.signer.clone(), self.tls.clone());
         let before = self.snapshot.send_replace(Arc::new(next));

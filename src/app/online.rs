@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::accounts::HostsOf;
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::upstream;
+use crate::token::publish;
 use crate::token::{self, ConfiguredStore, HttpTokenSource, StoreError, TokenSource as _};
 use crate::types::{GrantKind, Platform, UnixSeconds};
 use crate::wechat::token_call::Mode;
@@ -40,6 +41,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         findings.push(reach(&client, host).await);
     }
     findings.push(store(config).await);
+    findings.extend(publishing(config).await);
     let hosts = HostsOf::new(&config.upstream);
     for account in &config.accounts {
         let source = HttpTokenSource::new(
@@ -123,6 +125,17 @@ async fn store(config: &Config) -> Finding {
         Err(error) => Err(error.to_string()),
     };
     Finding { what: "store".to_owned(), outcome }
+}
+
+/// Whether tokens can be published: the connection, and the keys of the first account that publishes.
+async fn publishing(config: &Config) -> Option<Finding> {
+    let redis = config.publish.as_ref()?;
+    let account = config.accounts.iter().find(|account| !account.publish.is_empty())?;
+    let outcome = match publish::try_publishing(redis, account).await {
+        Ok(took) => Ok(format!("can be reached, {} ms for an answer", took.as_millis().max(1))),
+        Err(fault) => Err(format!("{}: {}", fault.word(), publish::advice(fault))),
+    };
+    Some(Finding { what: format!("publishing at {}", redis.url.shown()), outcome })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

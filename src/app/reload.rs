@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{Config, EXPIRY_NEAR};
+use crate::config::{Config, EXPIRY_NEAR, PublishFormat};
 use crate::telemetry::metrics::Exposition;
 use crate::types::{AccountName, AppId, Fingerprint, UnixSeconds};
 
@@ -155,6 +155,7 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.spool_dir", before.server.spool_dir != after.server.spool_dir),
         ("server.limits", before.server.limits != after.server.limits),
         ("accounts", !accounts(before).eq(accounts(after))),
+        ("publish", before.publish != after.publish || !published(before).eq(published(after))),
         ("clients", before.clients != after.clients),
     ];
     differing(differs)
@@ -163,6 +164,11 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<&'static str> {
 fn accounts(config: &Config) -> impl Iterator<Item = (&AccountName, &AppId, Fingerprint)> {
     let accounts = config.accounts.iter();
     accounts.map(|account| (&account.name, &account.app_id, account.app_secret.fingerprint()))
+}
+
+fn published(config: &Config) -> impl Iterator<Item = (&AccountName, &[PublishFormat])> {
+    let publishing = config.accounts.iter().filter(|account| !account.publish.is_empty());
+    publishing.map(|account| (&account.name, account.publish.as_slice()))
 }
 
 fn differing<const N: usize>(differs: [(&'static str, bool); N]) -> Vec<&'static str> {

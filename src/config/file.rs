@@ -18,6 +18,7 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) upstream: Upstream,
     pub(super) store: Store,
+    pub(super) publish: Publish,
     pub(super) placeholder_key: Option<SecretSource>,
     pub(super) log: Log,
     pub(super) include_dir: Option<Spanned<String>>,
@@ -108,6 +109,13 @@ pub(super) struct Store {
 }
 
 #[derive(Debug)]
+pub(super) struct Publish {
+    pub(super) url: Option<SecretSource>,
+    pub(super) op_ms_max: Option<Spanned<u64>>,
+    pub(super) ca_file: Option<Spanned<String>>,
+}
+
+#[derive(Debug)]
 pub(super) struct Log {
     pub(super) format: Option<Spanned<String>>,
     pub(super) level: Option<Spanned<String>>,
@@ -120,6 +128,7 @@ pub(super) struct Account {
     pub(super) app_id: Option<Spanned<String>>,
     pub(super) app_secret: Option<SecretSource>,
     pub(super) grant: Option<Spanned<String>>,
+    pub(super) publish: Option<Texts>,
 }
 
 #[derive(Debug)]
@@ -135,6 +144,10 @@ pub(super) struct Client {
     pub(super) streamed_body_bytes_max: Option<Spanned<u64>>,
 }
 
+/// What to do with a Redis's URL.
+const URL_CURE: &str = "never stands in this file, since it holds a password: put the URL into a variable of the \
+                        environment or a file of its own, and name it with `url_env` or `url_file`";
+
 // === impl File ===
 
 impl File {
@@ -146,6 +159,7 @@ impl File {
             admin: section.inside("admin", "[admin]", Admin::read),
             upstream: section.inside("upstream", "[upstream]", Upstream::read),
             store: section.inside("store", "[store]", Store::read),
+            publish: section.inside("publish", "[publish]", Publish::read),
             placeholder_key: section
                 .inside("placeholder", "[placeholder]", |section| section.secret("key_env", "key_file")),
             log: section.inside("log", "[log]", Log::read),
@@ -251,11 +265,7 @@ impl Upstream {
 
 impl Store {
     fn read(section: &mut Section<'_, '_>) -> Self {
-        section.refuse(
-            "url",
-            "never stands in this file, since it holds a password: put the URL into a variable of the environment \
-             or a file of its own, and name it with `url_env` or `url_file`",
-        );
+        section.refuse("url", URL_CURE);
         section.refuse(
             "seal_key",
             "never stands in this file: put the key into a variable of the environment or a file of its own, and \
@@ -270,6 +280,19 @@ impl Store {
             ca_file: section.text("ca_file"),
             seal_key: section.secret("seal_key_env", "seal_key_file"),
             replicas: section.number("replicas"),
+        }
+    }
+}
+
+// === impl Publish ===
+
+impl Publish {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        section.refuse("url", URL_CURE);
+        Self {
+            url: section.secret("url_env", "url_file"),
+            op_ms_max: section.number("op_ms_max"),
+            ca_file: section.text("ca_file"),
         }
     }
 }
@@ -307,6 +330,7 @@ impl Account {
             app_id: section.required_text("app_id", "app_id = \"wx0123456789abcdef\""),
             app_secret: section.required_secret("app_secret_env", "app_secret_file"),
             grant: section.text("grant"),
+            publish: section.one_or_more_texts("publish"),
         }
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod file;
 mod include;
 mod load;
+mod publish;
 mod reader;
 mod sandbox;
 mod store;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub use check::{ClientTrustError, client_verifier};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use load::{Loaded, Setting, load, parse};
+pub use publish::{KeyTemplate, PublishFormat};
 pub use store::{Password, Redis, RedisLogin, RedisPlace, RedisUrl, SealKey, Store};
 pub use watch::Watch;
 use zeroize::Zeroizing;
@@ -46,6 +48,8 @@ pub struct Config {
     pub store: Store,
     /// How many weigates fetch tokens for these accounts, this one included; 1 to 1000.
     pub replicas: usize,
+    /// The Redis where tokens are published, and how long an operation may take there; `None`: no account publishes.
+    pub publish: Option<Redis>,
     /// The key that signs placeholders; `None` leaves it to the store.
     pub placeholder_key: Option<PlaceholderKey>,
     /// What is logged and how.
@@ -221,6 +225,8 @@ pub struct Account {
     pub app_secret: AppSecret,
     /// How it gets its tokens.
     pub grant: GrantKind,
+    /// Under whose keys its token is published besides; each key of the whole configuration once.
+    pub publish: Vec<PublishFormat>,
 }
 
 /// Someone who calls.

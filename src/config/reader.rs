@@ -317,6 +317,12 @@ fn could_be_secret(key: &str) -> bool {
     key.is_empty() || key.len() > 40 || !key.bytes().all(plain) || digits > 3 || longest_hex >= 12
 }
 
+/// The one of these words that a text was probably meant to be.
+pub(super) fn nearest<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    let (steps, word) = words.iter().map(|word| (distance(text, word), *word)).min()?;
+    (steps <= 1 + word.len() / 4).then_some(word)
+}
+
 /// How many characters must be put in, taken out or changed to make one text the other (Levenshtein).
 fn distance(from: &str, to: &str) -> usize {
     const COMPARED_BYTES_MAX: usize = 64;

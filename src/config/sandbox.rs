@@ -49,9 +49,16 @@ impl Config {
             upstream: Upstream { hosts: vec![upstream], ca_pem, ..Upstream::default() },
             store: Store::Memory,
             replicas: 1,
+            publish: None,
             placeholder_key: None,
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true },
-            accounts: vec![Account { name: account, app_id, app_secret, grant: GrantKind::default() }],
+            accounts: vec![Account {
+                name: account,
+                app_id,
+                app_secret,
+                grant: GrantKind::default(),
+                publish: Vec::new(),
+            }],
             clients: vec![client],
         })
     }

@@ -30,7 +30,7 @@ pub enum Store {
 }
 
 /// A Redis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redis {
     /// Where it is, and who we are there.
     pub url: RedisUrl,

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::clock::WallClock;
+use super::publish::Cord;
 use crate::types::{AccessToken, Generation, UnixSeconds};
 
 /// An account's token, as long as it is the newest.
@@ -42,6 +43,8 @@ pub(crate) struct Cell {
     wall_s: AtomicU64,
     read_at_ms: AtomicU64,
     base: Instant,
+    /// Where the token is published too, who hears of each new one.
+    cord: OnceLock<Box<Cord>>,
 }
 
 /// Reading the wall clock costs 39 ns here, more than the whole of a read without it (28 ns; *measured*). A request can so be
@@ -68,7 +71,15 @@ impl Token {
 impl Cell {
     pub(crate) fn new(clock: WallClock) -> Self {
         let wall_s = AtomicU64::new(clock.read().0);
-        Self { token: OnceLock::new(), clock, wall_s, read_at_ms: AtomicU64::new(0), base: Instant::now() }
+        let read_at_ms = AtomicU64::new(0);
+        Self {
+            token: OnceLock::new(),
+            clock,
+            wall_s,
+            read_at_ms,
+            base: Instant::now(),
+            cord: OnceLock::new(),
+        }
     }
 
     /// The newest token, if it is alive.
@@ -97,6 +108,14 @@ impl Cell {
         let token = Arc::new(token);
         self.token.get_or_init(|| ArcSwap::new(Arc::clone(&token))).store(token);
         self.wall_s.store(self.clock.read().0, Relaxed);
+        if let Some(cord) = self.cord.get() {
+            cord.pull();
+        }
+    }
+
+    /// Has a cord pulled at each [`Self::publish`] from now on. The first stays.
+    pub(super) fn tie(&self, cord: Cord) {
+        self.cord.get_or_init(|| Box::new(cord));
     }
 
     fn wall(&self, now: Instant) -> UnixSeconds {

@@ -49,6 +49,7 @@ mod complaint;
 mod hush;
 mod keeper;
 mod leak;
+pub mod publish;
 mod saver;
 pub mod source;
 mod status;

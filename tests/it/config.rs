@@ -88,7 +88,7 @@ fn the_sample_loads_with_every_setting_taken_into_use() {
 fn the_sample_has_every_setting_there_is() {
     let probe = fs::read_to_string(directory("refused").join("unknown_keys_in_many_sections.txt")).unwrap();
     let lists: Vec<&str> = probe.lines().filter_map(|line| Some(line.split_once("known are ")?.1)).collect();
-    assert_eq!(lists.len(), 10, "{probe}");
+    assert_eq!(lists.len(), 11, "{probe}");
     let sample = sample_in_full();
     for key in lists.iter().flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')) {
         let (section, sections) = (format!("[{key}]"), format!("[[{key}]]"));
@@ -344,10 +344,11 @@ fn base_dir() -> tempfile::TempDir {
     base
 }
 
-const LIMITS: [(&str, &str, u64, u64); 25] = [
+const LIMITS: [(&str, &str, u64, u64); 26] = [
     ("admin", "metrics_accounts_max", 0, 100_000),
     ("store", "replicas", 1, 1_000),
     ("store", "op_ms_max", 50, 5_000),
+    ("publish", "op_ms_max", 50, 5_000),
     ("server", "workers", 1, 1024),
     ("server.limits", "connections_max", 1, 1_000_000),
     ("server.limits", "handshake_ms_max", 100, 60_000),

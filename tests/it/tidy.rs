@@ -23,12 +23,17 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// The places that call `expose()`, and why each may.
-const EXPOSES: [(&str, usize, &str); 13] = [
+const EXPOSES: [(&str, usize, &str); 14] = [
     ("src/app/tls.rs", 1, "the server's private key goes to rustls"),
     ("src/commands/key.rs", 2, "a new key is digested, and shown once"),
     ("src/commands/serve.rs", 2, "the trial key of `serve --sandbox` is digested, and shown once"),
     ("src/config/check/store.rs", 1, "a test"),
     ("src/proxy/forward.rs", 2, "the token, or the AppSecret, goes into the query of a request to WeChat"),
+    (
+        "src/token/publish/format.rs",
+        2,
+        "the token goes under others' keys, one of which is made from the AppSecret",
+    ),
     ("src/token/store/file/format.rs", 1, "the token goes into its file"),
     ("src/token/store/redis/connect.rs", 3, "the passwords log in to Redis and to its Sentinels"),
     ("src/token/store/redis/record.rs", 1, "the token goes into its value"),

@@ -7,6 +7,7 @@
 mod certs;
 mod files;
 mod people;
+mod publish;
 mod server;
 mod store;
 mod tls;
@@ -82,13 +83,18 @@ impl<'a> Checker<'a> {
             self.note("include_dir", format_args!("{} file(s)", self.sources.len().saturating_sub(1)));
         }
         let is_shared = file.store.kind.as_ref().is_some_and(|kind| kind.get_ref() == "redis");
-        let accounts = self.accounts(&file.people, replicas == 1 || is_shared);
+        let publish = self.publish(&file.publish, &store);
+        let mut publishing = Self::publishing(publish.as_ref(), &file.publish, &store);
+        let accounts = self.accounts(&file.people, replicas == 1 || is_shared, &mut publishing);
+        let publishes = accounts.iter().any(|account| !account.publish.is_empty());
+        self.warn_of_nothing_published(&file.publish, publishes);
+        let publish = publish.filter(|_| publishes);
         let bounds = ClientBounds {
             body_bytes_max: server.limits.body_bytes_max,
             show_certificates: file.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()),
         };
         let clients = self.clients(&file.people, bounds);
-        Config { server, admin, upstream, store, replicas, placeholder_key, log, accounts, clients }
+        Config { server, admin, upstream, store, replicas, publish, placeholder_key, log, accounts, clients }
     }
 
     fn source(&self) -> usize {

@@ -9,6 +9,7 @@ use super::super::{Account, Client, ClientAccounts, PathPattern, file};
 use super::Checker;
 use super::certs::Taken;
 use super::files::hex_32;
+use super::publish::Publishing;
 use crate::types::{AccountName, AppId, AppSecret, ClientName, GrantKind, Platform};
 
 /// What the clients' sections are judged by beside themselves.
@@ -21,7 +22,12 @@ pub(super) struct ClientBounds {
 
 impl Checker<'_> {
     /// `may_rotate`: no other weigate would have the tokens that it needs ended by ours, or the store sees to that.
-    pub(super) fn accounts(&mut self, people: &[file::People], may_rotate: bool) -> Vec<Account> {
+    pub(super) fn accounts(
+        &mut self,
+        people: &[file::People],
+        may_rotate: bool,
+        publishing: &mut Publishing,
+    ) -> Vec<Account> {
         let written = |people: &file::People| people.accounts.as_ref().map(Vec::len);
         if people.iter().all(|people| written(people) == Some(0)) {
             self.enter(0);
@@ -55,10 +61,15 @@ impl Checker<'_> {
                 }
                 None => {}
             }
+            let publish = account.publish.as_ref().map_or_else(Vec::new, |list| {
+                let known = name.as_ref().zip(app_id.as_ref()).zip(grant);
+                let known = known.map(|((name, app_id), grant)| (name, app_id, grant));
+                self.formats(list, known, publishing)
+            });
             if let (Some(name), Some(app_id), Some(app_secret), Some(grant)) =
                 (name, app_id, app_secret, grant)
             {
-                accounts.push(Account { name, app_id, app_secret, grant });
+                accounts.push(Account { name, app_id, app_secret, grant, publish });
             }
         }
         let names: Vec<&str> = accounts.iter().map(|account: &Account| account.name.as_str()).collect();

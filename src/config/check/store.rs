@@ -25,7 +25,7 @@ use super::files::key_bytes;
 use super::upstream::{is_host_name, split_port};
 
 const PREFIX_DEFAULT: &str = "weigate";
-const OP_DEFAULT: Duration = Duration::from_millis(300);
+pub(super) const OP_DEFAULT: Duration = Duration::from_millis(300);
 
 impl Checker<'_> {
     pub(super) fn store(&mut self, file: &file::Store) -> Store {
@@ -95,7 +95,7 @@ impl Checker<'_> {
             db: 0,
         };
         let url = if let Some(source) = &file.url {
-            self.redis_url(source)
+            self.redis_url("store.url", source)
         } else {
             if let Some(kind) = &file.kind {
                 let message = "`store.kind` \"redis\" needs to know where its URL stands, it needs `url_env` or `url_file`";
@@ -137,12 +137,12 @@ impl Checker<'_> {
         text.clone()
     }
 
-    fn redis_url(&mut self, source: &SecretSource) -> Option<RedisUrl> {
+    pub(super) fn redis_url(&mut self, name: &'static str, source: &SecretSource) -> Option<RedisUrl> {
         let (SecretSource::Env(setting, place) | SecretSource::File(setting, place)) = source;
         let text = self.secret(source)?;
         match redis_url(&text) {
             Ok(url) => {
-                self.note("store.url", url.shown());
+                self.note(name, url.shown());
                 Some(url)
             }
             Err(fault) => {

@@ -28,7 +28,7 @@ use crate::types::{AccessToken, AccountName, AppId, UnixSeconds};
 mod file;
 mod memory;
 mod news;
-mod redis;
+pub(in crate::token) mod redis;
 mod seal;
 
 pub use file::{FileStore, decode_token, encode_token};

@@ -1,4 +1,4 @@
-//! Two connections to the Redis that a URL names: one for commands, one for the channel.
+//! Connections to the Redis that a URL names: one for commands, and, for a store, one for the channel.
 //!
 //! Whatever fails in here is a fault of the whole attempt: the next one starts over, with the next Sentinel first,
 //! so that one that hangs holds nothing up but one attempt. With `rediss` nothing is sent in plain text.
@@ -20,7 +20,7 @@ use crate::config::{Redis, RedisLogin, RedisPlace};
 
 /// For commands; cheap to clone.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub(in crate::token) enum Connection {
     One(MultiplexedConnection),
     Cluster(Box<ClusterConnection>),
 }
@@ -34,9 +34,28 @@ pub(super) async fn connect(
     channel: &str,
     attempt: usize,
 ) -> Result<(Connection, PubSub), RedisFault> {
-    match timeout(CONNECT_MAX, connections(settings, channel, attempt)).await {
-        Ok(Ok(both)) => Ok(both),
-        Ok(Err(error)) => Err(RedisFault::from(&error)),
+    in_time(connections(settings, channel, attempt)).await
+}
+
+/// Connects for commands alone.
+pub(in crate::token) async fn connect_for_commands(
+    settings: &Redis,
+    attempt: usize,
+) -> Result<Connection, RedisFault> {
+    in_time(async {
+        match &settings.url.place {
+            RedisPlace::Cluster(nodes) => Ok(Connection::Cluster(Box::new(cluster(settings, nodes).await?))),
+            RedisPlace::One(..) | RedisPlace::Unix(_) | RedisPlace::Sentinel { .. } => {
+                commands_of(&client_at(settings, attempt).await?).await
+            }
+        }
+    })
+    .await
+}
+
+async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> Result<T, RedisFault> {
+    match timeout(CONNECT_MAX, connecting).await {
+        Ok(done) => done.map_err(|error| RedisFault::from(&error)),
         Err(_) => Err(RedisFault::TimedOut),
     }
 }
@@ -50,21 +69,30 @@ async fn connections(settings: &Redis, channel: &str, attempt: usize) -> RedisRe
         news.subscribe(channel).await?;
         return Ok((Connection::Cluster(Box::new(connection)), news));
     }
-    let client = match &settings.url.place {
-        RedisPlace::One(host, port) => client_of(settings, address(settings, host, *port))?,
-        RedisPlace::Unix(path) => client_of(settings, ConnectionAddr::Unix(path.clone()))?,
+    let client = client_at(settings, attempt).await?;
+    let connection = commands_of(&client).await?;
+    let mut news = client.get_async_pubsub().await?;
+    news.subscribe(channel).await?;
+    Ok((connection, news))
+}
+
+/// The one server that commands go to; of a cluster, one of those named.
+async fn client_at(settings: &Redis, attempt: usize) -> RedisResult<Client> {
+    match &settings.url.place {
+        RedisPlace::One(host, port) => client_of(settings, address(settings, host, *port)),
+        RedisPlace::Unix(path) => client_of(settings, ConnectionAddr::Unix(path.clone())),
         RedisPlace::Sentinel { sentinels, master } => {
-            master_of(settings, &rotated(sentinels, attempt), master).await?
+            master_of(settings, &rotated(sentinels, attempt), master).await
         }
-        RedisPlace::Cluster(nodes) => first_of(settings, nodes)?,
-    };
+        RedisPlace::Cluster(nodes) => first_of(settings, nodes),
+    }
+}
+
+async fn commands_of(client: &Client) -> RedisResult<Connection> {
     // Operations have limits of their own.
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_MAX)).set_response_timeout(None);
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let mut news = client.get_async_pubsub().await?;
-    news.subscribe(channel).await?;
-    Ok((Connection::One(connection), news))
+    Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
 }
 
 /// Asks the Sentinels anew: they know who is the master now.
@@ -156,7 +184,7 @@ fn rotated(hosts: &[(String, u16)], by: usize) -> Vec<(String, u16)> {
 
 impl Connection {
     /// Runs a command, for as long as it takes.
-    pub(super) async fn run<V: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<V> {
+    pub(in crate::token) async fn run<V: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<V> {
         match self {
             Self::One(connection) => command.query_async(connection).await,
             Self::Cluster(connection) => command.query_async(&mut **connection).await,

@@ -35,7 +35,6 @@ use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
 use self::followed::Followed;
-use self::link::Link;
 use self::record::{Moment, Names};
 use self::scripts::Script;
 use super::seal::Seal;
@@ -45,7 +44,9 @@ use crate::telemetry::metrics::Exposition;
 use crate::token::clock::WallClock;
 use crate::types::{AccountName, AppId};
 
+pub(in crate::token) use connect::connect_for_commands;
 pub use fault::RedisFault;
+pub(in crate::token) use link::Link;
 pub use try_out::try_redis;
 
 /// A Redis. Cheap to clone; the connections end with the last clone.

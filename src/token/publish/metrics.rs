@@ -1,0 +1,59 @@
+//! What operators see of publishing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Desk, Standing};
+use crate::telemetry::metrics::Exposition;
+use crate::token::store::RedisFault;
+
+/// What operators see of the publisher; does not keep it running.
+#[derive(Debug)]
+pub struct Figures(Arc<Desk>);
+
+const STANDINGS: [(Standing, &str); 4] = [
+    (Standing::Ours, "current"),
+    (Standing::Newer, "newer"),
+    (Standing::Failed, "failed"),
+    (Standing::Unknown, "unknown"),
+];
+
+// === impl Figures ===
+
+impl Figures {
+    pub(super) fn of(desk: Arc<Desk>) -> Self {
+        Self(desk)
+    }
+
+    /// Writes the metrics; nothing, where nothing is published.
+    pub fn write(&self, to: &mut Exposition) {
+        let Some(link) = self.0.link().clone() else { return };
+        let name = "weigate_publish_connected";
+        to.family(name, "gauge", "1 while there is a connection to the Redis where tokens are published");
+        to.sample(name, &[], u64::from(link.is_open()));
+        let name = "weigate_publish_keys";
+        to.family(
+            name,
+            "gauge",
+            "keys that tokens are published under, by what stood there at the last look",
+        );
+        let standings: Vec<Standing> = self
+            .0
+            .all()
+            .iter()
+            .flat_map(|published| published.keys.iter().map(|key| key.seen().standing).collect::<Vec<_>>())
+            .collect();
+        for (standing, word) in STANDINGS {
+            let count = standings.iter().filter(|one| **one == standing).count();
+            to.sample(name, &[("standing", word)], u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        let name = "weigate_publish_writes_total";
+        to.family(name, "counter", "tokens written under a key");
+        to.sample(name, &[], self.0.written.load(Relaxed));
+        let name = "weigate_publish_errors_total";
+        to.family(name, "counter", "operations and connections of publishing that failed, by kind");
+        for (fault, count) in link.faults().collect::<Vec<(RedisFault, u64)>>() {
+            to.sample(name, &[("kind", fault.word())], count);
+        }
+    }
+}
