@@ -48,6 +48,7 @@ pub(crate) struct Setup {
     clients: String,
     level: &'static str,
     wecom: Option<String>,
+    account: String,
 }
 
 /// weigate in this process.
@@ -84,6 +85,7 @@ impl Setup {
             clients: client_lines("orders", CLIENT_KEY, "accounts = [\"shop\"]"),
             level: "info",
             wecom: None,
+            account: String::new(),
         }
     }
 
@@ -143,6 +145,13 @@ impl Setup {
         self
     }
 
+    /// More lines in the section of the account `shop`.
+    pub(crate) fn account(mut self, toml: &str) -> Self {
+        self.account.push_str(toml);
+        self.account.push('\n');
+        self
+    }
+
     /// `trace`, `debug` …
     pub(crate) fn log_level(mut self, level: &'static str) -> Self {
         self.level = level;
@@ -165,8 +174,15 @@ impl Setup {
             "[server]\nlisten = {}\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [upstream]\nhosts = [\"{base_url}\"]\nwecom_hosts = [\"{wecom}\"]\n{ca}\n{}[store]\n{}\n\
              [log]\nformat = \"json\"\nlevel = \"{}\"\naccess = true\n\
-             [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}\n{}\n",
-            self.listen, self.server, self.upstream, self.store, self.level, self.clients, self.more,
+             [[accounts]]\nname = \"shop\"\napp_id = \"{APP_ID}\"\napp_secret_file = \"secret\"\n{}{}\n{}\n",
+            self.listen,
+            self.server,
+            self.upstream,
+            self.store,
+            self.level,
+            self.account,
+            self.clients,
+            self.more,
         );
         let path = dir.join("proxy.toml");
         std::fs::write(&path, text).unwrap();

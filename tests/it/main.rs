@@ -29,6 +29,7 @@ mod once_more;
 mod pki;
 #[path = "../probes/mod.rs"]
 mod probes;
+mod publish;
 mod raw;
 mod redis;
 mod reload;

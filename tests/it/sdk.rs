@@ -179,13 +179,13 @@ fn token_of(wechat: &Sandbox) -> String {
 }
 
 /// What `tests/setup` has put there.
-fn installed(name: &str) -> PathBuf {
+pub(crate) fn installed(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/sdk").join(name);
     assert!(path.exists(), "{} is missing: run tests/setup", path.display());
     path
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/sdk").join(name)
 }
 

@@ -4,7 +4,7 @@ mod damage;
 mod holders;
 mod model;
 mod places;
-mod server;
+pub(crate) mod server;
 mod sharing;
 mod store;
 mod trouble;

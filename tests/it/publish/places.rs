@@ -1,0 +1,65 @@
+//! The store's own Redis, a cluster, and a user that may do no more than it must.
+
+use tokio::time::{Instant, sleep};
+
+use super::{ALL, OWN, SILENCEPER, WXJAVA, setup, token_of, until_current, until_metric};
+use crate::harness::{APP_ID, PATIENCE, Setup, get, wechat, write_private};
+use crate::redis::server::{Redis, free_port};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_has_every_key_on_its_own_node() {
+    let wechat = wechat().await;
+    let bus = free_port().to_string();
+    let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-config-file", "nodes.conf"];
+    let redis = Redis::with(&cluster).await;
+    redis.say::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await;
+    let begun = Instant::now();
+    while !redis.say::<String>("CLUSTER INFO").await.contains("cluster_state:ok") {
+        assert!(begun.elapsed() < PATIENCE);
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let setup = setup(&redis, ALL);
+    let url = format!("redis+cluster://127.0.0.1:{}", redis.port);
+    write_private(&setup.dir.path().join("publish.url"), &url);
+    let proxy = setup.start(&wechat).await;
+    until_current(&proxy, 9).await;
+    assert_eq!(redis.get(OWN).await.unwrap(), token_of(&wechat).as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_needs_what_the_readme_says_and_a_key_that_is_not_its_own_harms_no_other() {
+    let (wechat, user) = (
+        wechat().await,
+        "shop on >pw ~wx:* ~wa:* ~gowechat_* ~powerwechat.* ~wechatpy:* +eval +get +set +pttl +del +select",
+    );
+    let redis = Redis::with(&["--user", user]).await;
+    let setup = setup(&redis, ALL);
+    let url = format!("redis://shop:pw@127.0.0.1:{}", redis.port);
+    write_private(&setup.dir.path().join("publish.url"), &url);
+    let proxy = setup.start(&wechat).await;
+    // All but `my:…`.
+    until_current(&proxy, 8).await;
+    until_metric(&proxy, r#"weigate_publish_keys{standing="failed"}"#, |keys| keys == 1).await;
+    assert!(proxy.metric(r#"weigate_publish_errors_total{kind="forbidden"}"#).await > 0);
+    assert_eq!(proxy.metric("weigate_publish_connected").await, 1);
+    sleep(std::time::Duration::from_millis(2200)).await;
+    wechat.control().revoke_tokens(APP_ID).unwrap();
+    get(&proxy.url("/cgi-bin/user/info?openid=o6")).await;
+    let token = token_of(&wechat);
+    redis.until(SILENCEPER, |value| value == token.as_bytes()).await;
+    redis.say::<String>("ACL SETUSER shop ~my:*").await;
+    redis.until(OWN, |value| value == token.as_bytes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_section_of_its_own_the_stores_redis_has_the_tokens() {
+    let (redis, wechat) = (Redis::start().await, wechat().await);
+    let url = format!("unix://{}?db=3", redis.socket().display());
+    let setup = Setup::new().with_redis(&url, "").account("publish = \"wxjava-mp\"");
+    let proxy = setup.start(&wechat).await;
+    until_current(&proxy, 1).await;
+    let mut get = ::redis::pipe();
+    get.cmd("SELECT").arg(3).ignore().cmd("GET").arg(WXJAVA);
+    let (found,): (String,) = get.query_async(&mut redis.connection().await).await.unwrap();
+    assert_eq!(found, token_of(&wechat));
+}
