@@ -3,7 +3,7 @@
 mod damage;
 mod holders;
 mod model;
-mod places;
+pub(crate) mod places;
 pub(crate) mod server;
 mod sharing;
 mod store;

@@ -44,19 +44,35 @@ async fn a_unix_socket_a_user_of_the_list_and_a_numbered_database_work() {
     }
 }
 
-struct Authority {
-    ca: String,
+pub(crate) struct Authority {
+    pub(crate) ca: String,
     cert: String,
     key: String,
 }
 
-fn authority(name: &str) -> Authority {
+pub(crate) fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let cert = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
     Authority { ca: ca.pem(), cert: cert.pem(), key: key.serialize_pem() }
+}
+
+/// A server that speaks TLS only.
+pub(crate) async fn serve(authority: &Authority) -> Redis {
+    let port = free_port();
+    let files = tempfile::tempdir().unwrap();
+    let file = |end: &str, text: &str| {
+        let path = files.path().join(end);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (file("pem", &authority.cert), file("key", &authority.key));
+    let (ca, text) = (file("ca", &authority.ca), port.to_string());
+    let tls = ["--tls-port", &text, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file"];
+    // It has read the files when it answers.
+    Redis::begin(port, &[&tls[..], &[&ca, "--tls-auth-clients", "no"]].concat()).await
 }
 
 fn trusting(url: &str, authority: &Authority) -> Setup {
@@ -71,27 +87,13 @@ async fn tls_works_with_the_right_authority_and_with_another_or_another_name_the
     let wechat = wechat().await;
     let (ours, theirs) = (authority("127.0.0.1"), authority("127.0.0.1"));
     let misnamed = authority("redis.example.com");
-    let files = tempfile::tempdir().unwrap();
-    let serve = async |authority: &Authority, name: &str| {
-        let file = |end: &str, text: &str| {
-            let path = files.path().join(format!("{name}.{end}"));
-            std::fs::write(&path, text).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let (cert, key) = (file("pem", &authority.cert), file("key", &authority.key));
-        let (ca, port) = (file("ca", &authority.ca), free_port());
-        let text = port.to_string();
-        let tls =
-            ["--tls-port", &text, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file"];
-        Redis::begin(port, &[&tls[..], &[&ca, "--tls-auth-clients", "no"]].concat()).await
-    };
-    let redis = serve(&ours, "ours").await;
+    let redis = serve(&ours).await;
     let url = format!("rediss://127.0.0.1:{}", redis.port);
     let both = futures_util::future::join_all((0..2).map(|_| trusting(&url, &ours).start(&wechat))).await;
     assert_eq!(token_calls(&wechat), 1);
     work_together(&both, &wechat).await;
 
-    let elsewhere = serve(&misnamed, "misnamed").await;
+    let elsewhere = serve(&misnamed).await;
     for (url, trusted) in
         [(url.clone(), &theirs), (format!("rediss://127.0.0.1:{}", elsewhere.port), &misnamed)]
     {
@@ -122,14 +124,14 @@ async fn a_cluster_works() {
 }
 
 /// Three Sentinels that watch one master.
-struct Sentinels {
+pub(crate) struct Sentinels {
     children: Vec<Child>,
     ports: Vec<u16>,
     dir: tempfile::TempDir,
 }
 
 impl Sentinels {
-    async fn watch(master: &Redis) -> Self {
+    pub(crate) async fn watch(master: &Redis) -> Self {
         let mut sentinels =
             Self { children: Vec::new(), ports: Vec::new(), dir: tempfile::tempdir().unwrap() };
         for number in 0..3 {
@@ -162,13 +164,13 @@ impl Sentinels {
         true
     }
 
-    async fn say<V: ::redis::FromRedisValue>(&self, index: usize, words: &[&str]) -> Option<V> {
+    pub(crate) async fn say<V: ::redis::FromRedisValue>(&self, index: usize, words: &[&str]) -> Option<V> {
         let client = ::redis::Client::open(format!("redis://127.0.0.1:{}", self.ports[index])).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
         ::redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
     }
 
-    async fn master_port(&self) -> u16 {
+    pub(crate) async fn master_port(&self) -> u16 {
         let (_, port): (String, String) =
             self.say(0, &["SENTINEL", "get-master-addr-by-name", "mymaster"]).await.unwrap();
         port.parse().unwrap()
@@ -182,7 +184,7 @@ impl Sentinels {
         (heard == 3).then_some(server)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let hosts: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         format!("redis+sentinel://{}/mymaster", hosts.join(","))
     }
