@@ -4,6 +4,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{ALL, OWN, SILENCEPER, WXJAVA, setup, token_of, until_current, until_metric};
 use crate::harness::{APP_ID, PATIENCE, Setup, get, wechat, write_private};
+use crate::redis::places::{Sentinels, authority, serve};
 use crate::redis::server::{Redis, free_port};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,4 +63,51 @@ async fn without_a_section_of_its_own_the_stores_redis_has_the_tokens() {
     get.cmd("SELECT").arg(3).ignore().cmd("GET").arg(WXJAVA);
     let (found,): (String,) = get.query_async(&mut redis.connection().await).await.unwrap();
     assert_eq!(found, token_of(&wechat));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_tls_has_the_tokens_if_its_authority_is_trusted() {
+    let (wechat, authority) = (wechat().await, authority("127.0.0.1"));
+    let redis = serve(&authority).await;
+    for is_trusted in [true, false] {
+        let setup = setup(&redis, ALL);
+        let url = format!("rediss://127.0.0.1:{}", redis.port);
+        write_private(&setup.dir.path().join("publish.url"), &url);
+        if is_trusted {
+            std::fs::write(setup.dir.path().join("publish-ca.pem"), &authority.ca).unwrap();
+            let proxy = setup.and("ca_file = \"publish-ca.pem\"").start(&wechat).await;
+            until_current(&proxy, 9).await;
+            assert_eq!(redis.get(OWN).await.unwrap(), token_of(&wechat).as_bytes());
+        } else {
+            let proxy = setup.start(&wechat).await;
+            let unreachable = r#"weigate_publish_errors_total{kind="unreachable"}"#;
+            until_metric(&proxy, unreachable, |faults| faults > 0).await;
+            assert_eq!(proxy.metric("weigate_publish_connected").await, 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_the_next_token_goes_to_the_new_master() {
+    let (wechat, master) = (wechat().await, Redis::start().await);
+    let follow = ["--replicaof", &format!("127.0.0.1 {}", master.port), "--repl-diskless-sync-delay", "0"];
+    let servers = [master, Redis::with(&follow).await, Redis::with(&follow).await];
+    let sentinels = Sentinels::watch(&servers[0]).await;
+    let setup = setup(&servers[0], ALL);
+    write_private(&setup.dir.path().join("publish.url"), &sentinels.url());
+    let proxy = setup.start(&wechat).await;
+    until_current(&proxy, 9).await;
+    let asked: Option<String> = sentinels.say(1, &["SENTINEL", "FAILOVER", "mymaster"]).await;
+    assert_eq!(asked.as_deref(), Some("OK"));
+    let begun = Instant::now();
+    while sentinels.master_port().await == servers[0].port {
+        assert!(begun.elapsed() < PATIENCE);
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
+    sleep(std::time::Duration::from_millis(2200)).await;
+    wechat.control().revoke_tokens(APP_ID).unwrap();
+    get(&proxy.url("/cgi-bin/user/info?openid=o6")).await;
+    let (token, port) = (token_of(&wechat), sentinels.master_port().await);
+    let master = servers.iter().find(|server| server.port == port).unwrap();
+    master.until(OWN, |value| value == token.as_bytes()).await;
 }
