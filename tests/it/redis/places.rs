@@ -164,7 +164,7 @@ impl Sentinels {
         true
     }
 
-    pub(crate) async fn say<V: ::redis::FromRedisValue>(&self, index: usize, words: &[&str]) -> Option<V> {
+    async fn say<V: ::redis::FromRedisValue>(&self, index: usize, words: &[&str]) -> Option<V> {
         let client = ::redis::Client::open(format!("redis://127.0.0.1:{}", self.ports[index])).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
         ::redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
