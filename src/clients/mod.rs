@@ -9,6 +9,7 @@ mod placeholder;
 mod rate;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -27,6 +28,8 @@ use crate::types::{AccountName, ClientName, UnixSeconds};
 pub struct Client {
     /// The operator's name for it; `anonymous` where no clients are configured.
     pub name: ClientName,
+    /// Its place among the clients of one configuration, from 0: what is kept for each client can stand in a row.
+    pub number: usize,
     /// Bodies of known length up to here are streamed, and sent once.
     pub streamed_body_bytes_max: Option<u64>,
     credential: Credential,
@@ -63,7 +66,7 @@ enum Callers {
     /// No clients are configured: every caller is this one.
     Anonymous(Arc<Client>),
     Known {
-        by_digest: HashMap<[u8; 32], Arc<Client>>,
+        by_digest: HashMap<[u8; 32], Arc<Client>, BuildHasherDefault<FirstBytes>>,
         by_cert_san: HashMap<String, Arc<Client>>,
         by_cert_sha256: HashMap<[u8; 32], Arc<Client>>,
         by_name: HashMap<ClientName, Arc<Client>>,
@@ -78,10 +81,10 @@ impl Clients {
         if clients.is_empty() {
             return Self { callers: Callers::Anonymous(Arc::new(Client::anonymous())), signer };
         }
-        let (mut by_digest, mut by_name) = (HashMap::new(), HashMap::new());
+        let (mut by_digest, mut by_name) = (HashMap::default(), HashMap::new());
         let (mut by_cert_san, mut by_cert_sha256) = (HashMap::new(), HashMap::new());
-        for written in clients {
-            let client = Arc::new(Client::new(written));
+        for (number, written) in clients.iter().enumerate() {
+            let client = Arc::new(Client::new(written, number));
             by_digest.extend(written.key_sha256.map(|digest| (digest, Arc::clone(&client))));
             by_cert_san.extend(written.cert_san.iter().map(|name| (name.clone(), Arc::clone(&client))));
             by_cert_sha256.extend(written.cert_sha256.iter().map(|digest| (*digest, Arc::clone(&client))));
@@ -150,9 +153,10 @@ impl Clients {
 // === impl Client ===
 
 impl Client {
-    fn new(client: &config::Client) -> Self {
+    fn new(client: &config::Client, number: usize) -> Self {
         Self {
             name: client.name.clone(),
+            number,
             streamed_body_bytes_max: client.streamed_body_bytes_max,
             credential: Credential::of(client),
             accounts: Accounts::of(&client.accounts),
@@ -166,6 +170,7 @@ impl Client {
         let name = ClientName::parse("anonymous").expect("`anonymous` is a name");
         Self {
             name,
+            number: 0,
             streamed_body_bytes_max: None,
             credential: Credential::Key([0; 32]),
             accounts: Accounts::All,
@@ -261,6 +266,26 @@ impl Accounts {
                 Self::These(accounts)
             }
         }
+    }
+}
+
+/// The hash of a digest: its first eight bytes. They are as random as can be, and nobody chooses what is in the table
+/// but the operator.
+#[derive(Debug, Default)]
+struct FirstBytes(u64);
+
+// === impl FirstBytes ===
+
+impl Hasher for FirstBytes {
+    fn write(&mut self, digest: &[u8]) {
+        self.0 = digest.first_chunk().map_or(0, |first| u64::from_ne_bytes(*first));
+    }
+
+    /// A slice's length, which comes before its bytes.
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -124,14 +124,14 @@ fn guarded_paths_must_be_meant() {
         (Some(&["/sns/*"]), "/sns/component/jscode2session", true, false),
     ];
     for (allow, path, guarded, expected) in cases {
-        let client = Client::new(&config::Client { allow: allow.map(patterns), ..client("orders", "k1") });
+        let client = Client::new(&config::Client { allow: allow.map(patterns), ..client("orders", "k1") }, 0);
         assert_eq!(client.may_call(path, guarded), expected, "{allow:?} {path}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_holds_as_many_requests_as_allowed() {
-    let client = Client::new(&config::Client { requests_per_s: Some(10), ..client("orders", "k1") });
+    let client = Client::new(&config::Client { requests_per_s: Some(10), ..client("orders", "k1") }, 0);
     let client = Arc::new(client);
     let admitted = (0..25).filter(|_| client.admit(Instant::now()).is_ok()).count();
     assert_eq!(admitted, 10);
@@ -142,7 +142,7 @@ async fn a_second_holds_as_many_requests_as_allowed() {
 
 #[test]
 fn requests_at_one_time_are_counted_down_when_they_end() {
-    let client = Client::new(&config::Client { requests_at_once_max: Some(2), ..client("orders", "k1") });
+    let client = Client::new(&config::Client { requests_at_once_max: Some(2), ..client("orders", "k1") }, 0);
     let client = Arc::new(client);
     let first = client.admit(Instant::now()).unwrap();
     let _second = client.admit(Instant::now()).unwrap();

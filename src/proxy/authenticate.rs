@@ -17,7 +17,7 @@
 //! Clients keep connections, and send the same credential on each request of one. Comparing it with the last one
 //! that was good costs a tenth of judging it again. What is remembered is good for one configuration only.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use super::handle::Connection;
 use super::refusal::Refusal;
 use super::route::Target;
-use super::worker::View;
+use super::worker::{RouteEntry, View};
 use crate::clients::{Client, Clients, Placeholder, PlaceholderError};
 use crate::types::{AccountName, UnixSeconds};
 use crate::wechat::paths::Need;
@@ -44,6 +44,8 @@ pub(super) struct Caller {
     pub(super) account: Option<AccountName>,
     /// Whether the credential came as `access_token`, which then never leaves.
     pub(super) is_by_access_token: bool,
+    /// Where its requests go that name no account, once one has gone there.
+    pub(super) usual: OnceCell<Rc<RouteEntry>>,
     /// Where a placeholder said so: its end.
     good_until: Option<UnixSeconds>,
 }
@@ -106,7 +108,7 @@ fn judge(
         // A placeholder that is not good any more is no credential, only a hint that went stale.
         let hint = access_token.and_then(|token| clients.by_placeholder(token, UnixSeconds::now()).ok());
         let (account, good_until) = hint.map(|(_, account, until)| (account, until)).unzip();
-        return Ok(Caller { client: Arc::clone(client), account, is_by_access_token: false, good_until });
+        return Ok(Caller { account, good_until, ..Caller::by_key(client) });
     }
     if let Some(header) = authorization {
         let found = header.to_str().ok().and_then(|text| by_authorization(clients, text));
@@ -146,7 +148,7 @@ fn by_certificate(
     let is_by_access_token = by_token.is_some();
     let said = by_token.into_iter().chain(by_field).find(|caller| caller.account.is_some());
     let (account, good_until) = said.map_or((None, None), |said| (said.account, said.good_until));
-    Ok(Caller { client: Arc::clone(client), account, is_by_access_token, good_until })
+    Ok(Caller { account, is_by_access_token, good_until, ..Caller::by_key(client) })
 }
 
 /// `Bearer KEY`, `Basic base64(any:KEY)`; the scheme in any case (RFC 9110 §11.1).
@@ -214,7 +216,13 @@ impl Caller {
     }
 
     fn by_key(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), account: None, is_by_access_token: false, good_until: None }
+        Self {
+            client: Arc::clone(client),
+            account: None,
+            is_by_access_token: false,
+            usual: OnceCell::new(),
+            good_until: None,
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Forward<'_> {
     }
 
     fn write_query(&self, token: Option<&AccessToken>, to: &mut BytesMut) {
-        let app_id = self.account.app_id.as_str();
+        let app_id = || self.account.app_id.as_str();
         let query = self.target.query;
         // A secret may be any text; it is only ever sent on a path that is called a few times a minute.
         let secret = match self.need {
@@ -93,15 +93,15 @@ impl Forward<'_> {
                 add.get(..1)
             }
             (Need::Secret, _) => {
-                add = [("appid", app_id), ("secret", &secret)];
+                add = [("appid", app_id()), ("secret", &secret)];
                 add.get(..)
             }
             (Need::AppSecret, _) => {
-                add = [("appid", app_id), ("appsecret", &secret)];
+                add = [("appid", app_id()), ("appsecret", &secret)];
                 add.get(..)
             }
             (Need::AppId, _) => {
-                add = [("appid", app_id), ("", "")];
+                add = [("appid", app_id()), ("", "")];
                 add.get(..1)
             }
             (Need::Token | Need::TokenCall(_) | Need::UserToken | Need::Untouched, _) => None,

@@ -111,9 +111,9 @@ impl Way<'_> {
         }
         let caller = authenticate(self.view, &self.head.headers, &target, self.connection)?;
         exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
-        let route = Route::choose(snapshot, &target, &caller)?;
-        let entry = self.view.route(&self.worker.counts, &caller.client, route.account);
-        exchange.route = Some(Rc::clone(&entry));
+        let route = Route::choose(self.view, &self.worker.counts, &target, &caller)?;
+        let entry = &*route.entry;
+        exchange.route = Some(Rc::clone(&route.entry));
 
         let mut body = if incoming.is_end_stream() {
             body::RequestBody::EMPTY
@@ -125,25 +125,23 @@ impl Way<'_> {
         let forward = Forward {
             head: self.head,
             target: &target,
-            account: route.account,
+            account: &entry.account,
             need: route.need,
             drop: route.dropped(&target, &caller, &snapshot.clients),
             pseudonym: &self.worker.pseudonym,
             stall: snapshot.limits.stall,
         };
-        let platform = route.account.grant.platform();
-        let upstream = self.worker.upstreams.of(platform);
+        let upstream = self.worker.upstreams.of(entry.platform);
         if route.need != Need::Token {
             let reply = forward.send(upstream, &mut body, None, deadline).await?;
             return Ok(exchange.pass_on(reply));
         }
 
-        let account_token = &route.account.token;
-        let token = entry.token(account_token, exchange.started_at, deadline).await?;
+        let token = entry.token(exchange.started_at, deadline).await?;
         let mut first = forward.send(upstream, &mut body, Some(&token.access_token), deadline).await?;
         let code = inspect::errcode(&mut first, deadline).await.map_err(broken)?;
         exchange.upstream_answered(code);
-        if !code.is_some_and(|code| envelope::is_token_invalid(platform, code)) {
+        if !code.is_some_and(|code| envelope::is_token_invalid(entry.platform, code)) {
             return Ok(exchange.pass_on(first));
         }
         Box::pin(once_more(&forward, upstream, body, first, token.generation, deadline, exchange)).await
@@ -347,7 +345,7 @@ impl Exchange {
         let elapsed_ms = self.started_at.elapsed().as_secs_f64() * 1e3;
         let upstream_ms = self.upstream_time.map(|time| time.as_secs_f64() * 1e3);
         let client = self.route.as_ref().map(|route| route.client.as_str());
-        let account = self.route.as_ref().map(|route| route.account.as_str());
+        let account = self.route.as_ref().map(|route| route.account.name.as_str());
         let path = Cut(self.uri.path());
         // A method is any word of the client's choice.
         let method = Cut(self.method.as_str());

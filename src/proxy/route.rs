@@ -3,6 +3,7 @@
 //! Two steps, since a client is only known in between: [`Target`] is what the request asks for, [`Route`] is what
 //! this client gets.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Uri;
@@ -10,7 +11,9 @@ use http::Uri;
 use super::authenticate::Caller;
 use super::refusal::Refusal;
 use super::snapshot::{Account, Snapshot};
+use super::worker::{RouteEntry, View};
 use crate::clients::{Client, Clients};
+use crate::telemetry::metrics::WorkerCounts;
 use crate::types::{AccountName, AppId, Platform};
 use crate::wechat::paths::{self, Judged, Need};
 use crate::wechat::query::{self, Drop, Parameters};
@@ -32,8 +35,8 @@ pub(super) struct Target<'a> {
 
 /// What this client gets.
 #[derive(Debug)]
-pub(super) struct Route<'a> {
-    pub(super) account: &'a Arc<Account>,
+pub(super) struct Route {
+    pub(super) entry: Rc<RouteEntry>,
     pub(super) need: Need,
 }
 
@@ -60,11 +63,22 @@ impl<'a> Target<'a> {
         let parameters = uri.query().map(query::parameters).unwrap_or_default();
         Ok(Self { path, query: uri.query(), judged, parameters, account_prefix })
     }
+
+    /// Whether it says which account is meant.
+    fn names_account(&self) -> bool {
+        self.account_prefix.is_some() || self.parameters.from_appid.is_some() || self.login_app_id().is_some()
+    }
+
+    /// The AppID of a login call.
+    fn login_app_id(&self) -> Option<&'a str> {
+        let is_login = matches!(self.judged.need, Need::Secret | Need::AppId | Need::AppSecret);
+        self.parameters.appid.filter(|app_id| is_login && !app_id.is_empty())
+    }
 }
 
 // === impl Route ===
 
-impl<'a> Route<'a> {
+impl Route {
     /// What is taken out of the query before it is sent.
     pub(super) fn dropped(&self, target: &Target<'_>, caller: &Caller, clients: &Clients) -> Drop {
         let (access_token, login) = match self.need {
@@ -82,19 +96,20 @@ impl<'a> Route<'a> {
 
     /// Chooses the account and checks that the client may do this.
     pub(super) fn choose(
-        snapshot: &'a Snapshot,
+        view: &View,
+        counts: &WorkerCounts,
         target: &Target<'_>,
         caller: &Caller,
     ) -> Result<Self, Refusal> {
-        let account = account(snapshot, target, caller)?;
+        let entry = entry(view, counts, target, caller)?;
         let path = &target.judged.decoded;
-        let (need, guarded) = target.judged.on(account.grant.platform()).map_err(Refusal::Path)?;
+        let (need, guarded) = target.judged.on(entry.platform).map_err(Refusal::Path)?;
         let carries_own = target.parameters.foreign_token.is_some();
         if carries_own || need == Need::Untouched {
             // Another credential than ours: only for clients whose `allow` names the path.
             let allowed = caller.client.lists(path) && caller.client.may_call(path, guarded);
             return if allowed {
-                Ok(Self { account, need: Need::Untouched })
+                Ok(Self { entry, need: Need::Untouched })
             } else {
                 Err(Refusal::PathForbidden)
             };
@@ -102,8 +117,34 @@ impl<'a> Route<'a> {
         if !caller.client.may_call(path, guarded) {
             return Err(Refusal::PathForbidden);
         }
-        Ok(Self { account, need })
+        Ok(Self { entry, need })
     }
+}
+
+/// Client and account. Where the request itself names no account this is the same for all requests of a caller, and
+/// for all callers of a client that show no placeholder: then neither names nor maps are looked at again.
+fn entry(
+    view: &View,
+    counts: &WorkerCounts,
+    target: &Target<'_>,
+    caller: &Caller,
+) -> Result<Rc<RouteEntry>, Refusal> {
+    let client = &caller.client;
+    let choose = || Ok(view.route(counts, client, account(&view.snapshot, target, caller)?));
+    if caller.account.is_none() && target.names_account() {
+        return choose();
+    }
+    if let Some(usual) = caller.usual.get() {
+        return Ok(Rc::clone(usual));
+    }
+    let usual = match view.usual(client).filter(|_| caller.account.is_none()) {
+        Some(usual) => usual,
+        None => choose()?,
+    };
+    if caller.account.is_none() {
+        view.keep_usual(client, &usual);
+    }
+    Ok(Rc::clone(caller.usual.get_or_init(|| usual)))
 }
 
 /// The placeholder's account; else the path prefix's; else `from_appid`'s; on login calls `appid`'s; else the client's
@@ -119,9 +160,7 @@ fn account<'a>(
         AccountName::parse(prefix).ok().and_then(|name| snapshot.account(&name))
     } else if let Some(app_id) = target.parameters.from_appid {
         only(by_app_id(snapshot, app_id, &caller.client))?
-    } else if let (Need::Secret | Need::AppId | Need::AppSecret, Some(app_id)) =
-        (target.judged.need, target.parameters.appid.filter(|app_id| !app_id.is_empty()))
-    {
+    } else if let Some(app_id) = target.login_app_id() {
         only(by_app_id(snapshot, app_id, &caller.client).filter(|account| on(account, Platform::Weixin)))?
     } else {
         let only = caller.client.only_account(|| snapshot.only_name()).ok_or(Refusal::AccountUnknown)?;

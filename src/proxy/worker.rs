@@ -23,7 +23,7 @@ use crate::clients::Client;
 use crate::config;
 use crate::telemetry::metrics::{RouteCounts, WorkerCounts};
 use crate::token::{NoToken, Token, TokenHandle};
-use crate::types::{AccountName, ClientName, Platform, RequestId};
+use crate::types::{ClientName, Platform, RequestId};
 
 /// How a stop proceeds; each step follows from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,15 +97,19 @@ pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     /// By the addresses of client and account, which live as long as the snapshot.
     routes: RefCell<HashMap<(usize, usize), Rc<RouteEntry>>>,
+    /// By the client's number: where its requests go that name no account.
+    usual: RefCell<Vec<Option<Rc<RouteEntry>>>>,
 }
 
-/// A client on an account: names for the log, counts for the metrics.
+/// A client on an account: names for the log, counts for the metrics, and what nearly every request needs of the account,
+/// so that a request in a crowd of accounts touches this and little else.
 #[derive(Debug)]
 pub(super) struct RouteEntry {
     pub(super) client: ClientName,
-    pub(super) account: AccountName,
+    pub(super) account: Arc<Account>,
     pub(super) platform: Platform,
     pub(super) counts: Arc<RouteCounts>,
+    tokens: TokenHandle,
     /// The token as this worker last read it.
     token: RefCell<Option<Rc<Token>>>,
 }
@@ -276,7 +280,11 @@ impl fmt::Debug for Worker {
 
 impl View {
     fn of(snapshot: &mut watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { snapshot: Arc::clone(&snapshot.borrow_and_update()), routes: RefCell::default() }
+        Self {
+            snapshot: Arc::clone(&snapshot.borrow_and_update()),
+            routes: RefCell::default(),
+            usual: RefCell::default(),
+        }
     }
 
     /// The entry of a client on an account of this snapshot.
@@ -291,13 +299,30 @@ impl View {
         let entry = routes.entry(key).or_insert_with(|| {
             Rc::new(RouteEntry {
                 client: client.name.clone(),
-                account: account.name.clone(),
+                account: Arc::clone(account),
                 platform: account.grant.platform(),
                 counts: counts.route(&client.name, &account.name),
+                tokens: account.token.clone(),
                 token: RefCell::new(None),
             })
         });
         Rc::clone(entry)
+    }
+
+    /// Where requests of this client go that name no account, if [`Self::keep_usual`] has heard of it.
+    pub(super) fn usual(&self, client: &Client) -> Option<Rc<RouteEntry>> {
+        self.usual.borrow().get(client.number)?.clone()
+    }
+
+    /// Notes it.
+    pub(super) fn keep_usual(&self, client: &Client, entry: &Rc<RouteEntry>) {
+        let mut usual = self.usual.borrow_mut();
+        if usual.len() <= client.number {
+            usual.resize(client.number + 1, None);
+        }
+        if let Some(place) = usual.get_mut(client.number) {
+            *place = Some(Rc::clone(entry));
+        }
     }
 }
 
@@ -308,14 +333,9 @@ impl RouteEntry {
     ///
     /// Where it is the one that was read last, which is nearly always, this counts up a number that only this thread
     /// touches. (A clone of what the cell holds would count up one that all workers fight over.)
-    pub(super) async fn token(
-        &self,
-        of: &TokenHandle,
-        now: Instant,
-        deadline: Instant,
-    ) -> Result<Rc<Token>, NoToken> {
-        let Some(current) = of.current(now) else {
-            let waited = Box::pin(of.wait(deadline)).await?;
+    pub(super) async fn token(&self, now: Instant, deadline: Instant) -> Result<Rc<Token>, NoToken> {
+        let Some(current) = self.tokens.current(now) else {
+            let waited = Box::pin(self.tokens.wait(deadline)).await?;
             return Ok(Rc::new(Token::clone(&waited)));
         };
         let mut last = self.token.borrow_mut();
