@@ -144,8 +144,12 @@ fn check_segments(decoded: &str) -> Result<(), PathError> {
         return if decoded == "/" { Ok(()) } else { Err(PathError::Segment) };
     }
     // `.` and `..` end in a dot; some servers also trim dots and spaces from the end of any segment.
-    if inner.split('/').any(|segment| segment.is_empty() || segment.ends_with(['.', ' '])) {
-        return Err(PathError::Segment);
+    let mut before = b'/';
+    for byte in inner.bytes().chain([b'/']) {
+        if byte == b'/' && matches!(before, b'/' | b'.' | b' ') {
+            return Err(PathError::Segment);
+        }
+        before = byte;
     }
     Ok(())
 }
