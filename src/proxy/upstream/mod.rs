@@ -29,8 +29,8 @@
 //!
 //! # What it does not do
 //!
-//! It adds no field and takes none out but `Transfer-Encoding`: what goes up is what [`Head`] says, and `Connection` and
-//! its like in a reply are the caller's to remove. HTTP/1.1 spawns nothing: all work is done by whoever polls
+//! It adds no field and takes none out but `Transfer-Encoding` and a `Connection` that is about the connection alone: what
+//! goes up is what [`Head`] says, and other hop-by-hop fields in a reply are the caller's to remove. HTTP/1.1 spawns nothing: all work is done by whoever polls
 //! [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`]. An HTTP/2 connection has a local task, so a
 //! client that may speak it needs a `LocalSet` around it.
 //!
@@ -250,7 +250,8 @@ impl Upstream {
         let mut passed_over = 0_u64;
         let mut cause = ConnectError::Other;
         for (place, host) in self.inner.hosts.iter().enumerate() {
-            if !host.health.may_try(Instant::now()) {
+            // The clock is only read where there is something to judge.
+            if host.health.cause().is_some() && !host.health.may_try(Instant::now()) {
                 passed_over |= bit(place);
                 continue;
             }
