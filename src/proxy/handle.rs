@@ -49,34 +49,36 @@ pub(super) struct Connection {
     pub(super) shown: Rc<Shown>,
 }
 
-/// Answers a request, whatever happens.
-pub(super) async fn handle(
+/// Answers a request, whatever happens. (An `async fn` would keep room for the request beside its parts.)
+pub(super) fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let (head, incoming) = request.into_parts();
-    let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
-    let worker = &*connection.worker;
-    let view = worker.view();
-    let mut exchange = Box::new(Exchange::begin(&connection, &head));
-    let way = Way { worker, view: &view, head: &head, connection: &connection };
-    let mut response = match way.carry(incoming, &mut exchange).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            exchange.refused(&refusal);
-            if refusal.is_about_framing() || is_long && refusal.leaves_body() {
-                connection.vitals.distrust();
+    async move {
+        let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
+        let worker = &*connection.worker;
+        let view = worker.view();
+        let mut exchange = Box::new(Exchange::begin(&connection, &head));
+        let way = Way { worker, view: &view, head: &head, connection: &connection };
+        let mut response = match way.carry(incoming, &mut exchange).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                if refusal.is_about_framing() || is_long && refusal.leaves_body() {
+                    connection.vitals.distrust();
+                }
+                respond::refuse(&refusal, exchange.id)
             }
-            respond::refuse(&refusal, exchange.id)
+        };
+        exchange.status = response.status();
+        respond::sign(&mut response, exchange.id);
+        if (worker.is_draining.get() || connection.vitals.is_ending()) && head.version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-    };
-    exchange.status = response.status();
-    respond::sign(&mut response, exchange.id);
-    if (worker.is_draining.get() || connection.vitals.is_ending()) && head.version <= Version::HTTP_11 {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.body_mut().ends(exchange);
+        Ok(response)
     }
-    response.body_mut().ends(exchange);
-    Ok(response)
 }
 
 struct Way<'a> {
