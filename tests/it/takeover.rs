@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::bare::Raw;
-use crate::harness::{Binary, Setup, get, note, wait_ready, wechat};
+use crate::harness::{Binary, PATIENCE, Setup, get, note, wait_ready, wechat};
 
 const SERVES: &str = "weigate serves";
 
@@ -76,6 +76,13 @@ async fn twenty_restarts_under_load_refuse_reset_and_fail_nothing() {
     let socket = dir.path().join("weigate.sock");
     let mut weigate = Binary::spawn(&path, Arc::clone(&dir), |_| {});
     wait_ready(weigate.admin).await;
+    // A token is in use before it is stored, and the next process is to find it there.
+    let stored = async {
+        while !dir.path().join("state/shop.token").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stored).await.unwrap();
 
     let is_over = Arc::<AtomicBool>::default();
     let mut asking = Vec::new();
