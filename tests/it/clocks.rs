@@ -159,7 +159,7 @@ async fn after_three_hours_of_suspension_the_first_requests_use_a_fresh_token() 
     weigate.load_a_little().await;
     let old = wechat.control().current_token(APP_ID, Endpoint::StableToken).unwrap();
 
-    weigate.binary.signal(Signal::STOP);
+    weigate.binary.pause();
     let stat = format!("/proc/{}/stat", weigate.binary.pid());
     while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
         tokio::task::yield_now().await;

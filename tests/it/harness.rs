@@ -325,6 +325,13 @@ impl Binary {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops it as `SIGSTOP` does; every thread stands still when this returns.
+    pub(crate) fn pause(&self) {
+        use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+        self.signal(Signal::STOP);
+        waitid(WaitId::Pid(Pid::from_child(&self.child)), WaitIdOptions::STOPPED).unwrap();
+    }
+
     /// Waits for the end; the whole log is there afterwards.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();

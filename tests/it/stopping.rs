@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
+use tokio::net::TcpStream;
 use weigate::sandbox::{Sandbox, When};
 
 use crate::bare::{Raw, get_head};
@@ -45,6 +46,10 @@ async fn requests_in_flight_when_a_signal_comes_are_all_answered() {
         weigate.wait_for_log(STOPPING).await;
         let started = tokio::time::Instant::now();
         while readiness(&weigate).await != (503, "stopping\n".to_owned()) {
+            assert!(started.elapsed() < PATIENCE);
+        }
+        // Every worker has heard of it when nobody listens any more.
+        while TcpStream::connect(weigate.address).await.is_ok() {
             assert!(started.elapsed() < PATIENCE);
         }
         wechat.control().release(hold);

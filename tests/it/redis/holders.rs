@@ -30,7 +30,7 @@ async fn a_replica_stopped_while_it_fetches_is_overtaken_and_its_late_write_is_r
     let path = setup_of_the_late.write(&wechat);
     let late = crate::harness::Binary::spawn(&path, std::sync::Arc::clone(&setup_of_the_late.dir), |_| {});
     until(&wechat, |counters| counters.held == 1).await;
-    late.signal(Signal::STOP);
+    late.pause();
     assert!(redis.get(LOCK_KEY).await.is_some(), "it holds the lock");
     // Its answer is on its way into a process that does not run.
     assert!(wechat.control().release(hold));
