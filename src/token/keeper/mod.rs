@@ -97,6 +97,7 @@ struct Keeper<S> {
     previous: Option<TokenDigest>,
     failures: u32,
     sames: u32,
+    renewed_at: Instant,
     /// [`Situation::place`].
     place: f64,
     /// Whether an ask hastened the next attempt.
@@ -160,6 +161,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
         previous: None,
         failures: 0,
         sames: 0,
+        renewed_at: now,
         place,
         asked: false,
         anchor,
@@ -341,7 +343,8 @@ impl<S: TokenSource> Keeper<S> {
             Ending::Renewed => {
                 self.failures = 0;
                 let is_paid = asked && self.life.grant.rotates();
-                self.sames = if is_paid { self.sames.saturating_add(1) } else { 0 };
+                let lasted = std::mem::replace(&mut self.renewed_at, Instant::now()).elapsed();
+                self.sames = if is_paid { schedule::paid_in_a_row(self.sames, lasted) } else { 0 };
             }
             Ending::Same => {
                 self.failures = 0;

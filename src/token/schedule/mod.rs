@@ -16,7 +16,7 @@
 //!
 //! Every call brings a new token; the one before is good for up to five minutes more, the one before that is dead at once
 //! (`developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html`, wechat.md §1). So a call is made in the last
-//! five minutes and never to look; an ask costs one, and asks in a row are heard at a doubling distance: an account that
+//! five minutes and never to look; an ask costs one, and asks in a row (less than ten minutes apart) are heard at a doubling distance: an account that
 //! another system renews too would otherwise use up the 2000 calls a day of both. Two minutes at most are 720 a day.
 //!
 //! # Why `WeCom` differs
@@ -76,6 +76,10 @@ const SAME_MAX: Duration = Duration::from_mins(1);
 /// The same where each of them brought a new token, and ended one that was in use.
 const ROTATION: Duration = Duration::from_secs(2);
 const ROTATION_MAX: Duration = Duration::from_mins(2);
+
+/// A token that lasted this long ends the row: nobody fights for it. Seven quick calls and this are no more in a day
+/// than one call every two minutes.
+const ROW_ENDS: Duration = Duration::from_mins(10);
 
 /// `/cgi-bin/token` may hand out the old token for a moment while it makes a new one (`AccessToken.html`).
 const LAGGING_STEP: Duration = Duration::from_mins(1);
@@ -196,6 +200,11 @@ fn window(now: Instant, end: Instant, place: f64) -> Instant {
 /// Full jitter: anything from nothing to the doubled span ("Exponential backoff and jitter", AWS architecture blog).
 fn backoff(failures: u32, cap: Duration, jitter: f64) -> Duration {
     doubled(BACKOFF, failures.saturating_sub(1), cap).mul_f64(jitter)
+}
+
+/// Renewals in a row that were asked for, each of which ended a token: one more, after the last token lasted so long.
+pub fn paid_in_a_row(before: u32, lasted: Duration) -> u32 {
+    if lasted < ROW_ENDS { before.saturating_add(1) } else { 1 }
 }
 
 /// How long after the `sames`-th fruitless ask the next is heard.

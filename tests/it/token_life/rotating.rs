@@ -127,6 +127,21 @@ async fn beside_a_system_that_renews_every_two_hours_a_refusal_costs_one_call() 
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_revoked_every_quarter_of_an_hour_is_replaced_within_seconds_each_time() {
+    let endpoint = Endpoint::default();
+    let (handle, task) = start(rotating_life(7), endpoint.clone(), MemoryStore::default());
+    handle.wait(within(10)).await.unwrap();
+    for _ in 0..20 {
+        sleep(Duration::from_mins(15)).await;
+        endpoint.0.lock().unwrap().tokens.clear();
+        let begun = Instant::now();
+        assert!(request(&handle, &endpoint).await);
+        assert!(begun.elapsed() < secs(3), "{:?}", begun.elapsed());
+    }
+    task.stop().await;
+}
+
 /// The worst there is: a system that fetches twice as soon as its token is not the newest.
 #[tokio::test(start_paused = true)]
 async fn a_fight_over_the_token_stays_far_below_the_days_calls() {
