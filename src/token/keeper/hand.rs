@@ -77,7 +77,7 @@ impl<S: TokenSource> Keeper<S> {
 
     /// The newest token, alive or not, as a store would have it.
     pub(super) fn in_hand(&self) -> Option<Stored> {
-        self.shared.cell.newest().map(|token| stored(&token, self.fence))
+        self.shared.cell.newest().map(|token| self.stored(&token))
     }
 
     /// Puts in force what a fetch brought, then hands it to the saver. Its life counts from when the call was sent.
@@ -135,7 +135,7 @@ impl<S: TokenSource> Keeper<S> {
             saved.access_token.is_same(&token.access_token) && moved <= END_MOVES && saved.fence == self.fence
         });
         if !known {
-            let stored = stored(token, self.fence);
+            let stored = self.stored(token);
             self.saved = Some(stored.clone());
             self.saves.send_modify(|saved| *saved = Some(stored));
         }
@@ -146,7 +146,7 @@ impl<S: TokenSource> Keeper<S> {
         let Some(token) = self.shared.cell.alive().filter(|_| self.repairs.may(Instant::now())) else {
             return;
         };
-        let stored = stored(&token, self.fence);
+        let stored = self.stored(&token);
         self.saved = Some(stored.clone());
         self.saves.send_modify(|saved| *saved = Some(stored));
     }
@@ -156,7 +156,6 @@ impl<S: TokenSource> Keeper<S> {
         match &heard.record {
             Record::Unknown => None,
             Record::Gone => {
-                self.fence = 0;
                 self.save_again();
                 None
             }
@@ -208,6 +207,19 @@ impl<S: TokenSource> Keeper<S> {
         was_shared.then_some(Ending::Same)
     }
 
+    /// A token as a store would have it. Its end by a wall clock that has been set back since is one that nobody told:
+    /// then the other clock says what is left.
+    fn stored(&self, token: &Token) -> Stored {
+        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let end = wall.plus(token.good_until.saturating_duration_since(now));
+        Stored {
+            access_token: token.access_token.clone(),
+            obtained_at: token.obtained_at,
+            expires_at: if token.expires_at > end.plus(JUMP) { end } else { token.expires_at },
+            fence: self.fence,
+        }
+    }
+
     fn token_of(&self, stored: &Stored, generation: Generation) -> Token {
         let (now, wall) = (Instant::now(), self.life.clock.read());
         let left = stored.expires_at.since(wall).min(LIVES_MAX);
@@ -218,15 +230,6 @@ impl<S: TokenSource> Keeper<S> {
             expires_at: wall.plus(left),
             good_until: now + left,
         }
-    }
-}
-
-fn stored(token: &Token, fence: u64) -> Stored {
-    Stored {
-        access_token: token.access_token.clone(),
-        obtained_at: token.obtained_at,
-        expires_at: token.expires_at,
-        fence,
     }
 }
 

@@ -196,11 +196,15 @@ fn check_blob(name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     if is_good { Ok(()) } else { Err(StoreError::Blob) }
 }
 
+/// Ends are counted in whole seconds, at each hand that a token goes through.
+const SAME_END: Duration = Duration::from_secs(2);
+
 // === impl Stored ===
 
 impl Stored {
     /// Whether this is another token than `hand`, and a newer one: by the fence where both went through a shared
-    /// store, else by the later end. Nothing in hand is older than anything.
+    /// store, else by the later end; where those are about the same, by the call that brought it, and at last the one in
+    /// the store counts. Nothing in hand is older than anything.
     pub fn is_newer_than(&self, hand: Option<&Self>) -> bool {
         let Some(hand) = hand else { return true };
         if self.access_token.is_same(&hand.access_token) {
@@ -209,7 +213,11 @@ impl Stored {
         if self.fence > 0 && hand.fence > 0 {
             return self.fence > hand.fence;
         }
-        self.expires_at > hand.expires_at
+        let ends_apart = self.expires_at.since(hand.expires_at).max(hand.expires_at.since(self.expires_at));
+        if ends_apart > SAME_END {
+            return self.expires_at > hand.expires_at;
+        }
+        (self.obtained_at, self.fence) > (hand.obtained_at, hand.fence)
     }
 
     /// Whether this is the token in hand, after another process has asked for a newer one and got it again.

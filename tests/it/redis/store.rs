@@ -107,6 +107,55 @@ async fn a_claim_is_one_processes_a_late_write_is_refused_and_fences_rise_even_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_flushall_took_comes_back_in_its_old_order_whoever_gives_it_back_first() {
+    let redis = Redis::start().await;
+    let (behind, ahead) = (open(&redis, 0).await, open(&redis, 0).await);
+    let first = claimed(&behind, None).await;
+    let older = stored("older", 7200, first);
+    assert_eq!(behind.save(&shop(), &wx(), &older).await.unwrap(), Saved::Kept);
+    let second = claimed(&ahead, Some(&older)).await;
+    let newer = stored("newer", 7200, second);
+    assert_eq!(ahead.save(&shop(), &wx(), &newer).await.unwrap(), Saved::Kept);
+
+    redis.say::<()>("FLUSHALL").await;
+    // One that has heard nothing for a while is the first, while another fetches.
+    let third = claimed(&ahead, Some(&newer)).await;
+    assert_eq!(behind.save(&shop(), &wx(), &older).await.unwrap(), Saved::Kept);
+    assert_eq!(behind.load(&shop(), &wx()).await.unwrap().unwrap().fence, first);
+    assert_eq!(ahead.save(&shop(), &wx(), &newer).await.unwrap(), Saved::Kept);
+    assert_eq!(behind.save(&shop(), &wx(), &older).await.unwrap(), Saved::FencedOff);
+    assert_eq!(ahead.save(&shop(), &wx(), &stored("newest", 7200, third)).await.unwrap(), Saved::Kept);
+    assert_eq!(ahead.save(&shop(), &wx(), &newer).await.unwrap(), Saved::FencedOff);
+    assert_eq!(token_of(&behind).await, "newest");
+
+    // A claim goes above what is in hand, be the new master's clock behind.
+    redis.say::<()>("FLUSHALL").await;
+    let far = Stored { fence: third + 3_600_000_000, ..newer.clone() };
+    assert_eq!(claimed(&ahead, Some(&far)).await, far.fence + 1);
+
+    // What is damaged keeps its fence perhaps, and is replaced all the same.
+    redis.say::<()>("FLUSHALL").await;
+    redis.set("weigate:{wx:wx1}:shop:token", format!("weigate-token 1 {third} garbage").as_bytes()).await;
+    assert_eq!(ahead.save(&shop(), &wx(), &stored("newest", 7200, third)).await.unwrap(), Saved::Kept);
+    assert_eq!(token_of(&behind).await, "newest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_without_a_claim_ranks_by_the_time_of_its_call() {
+    let redis = Redis::start().await;
+    let store = open(&redis, 0).await;
+    let claim = claimed(&store, None).await;
+    let called = UnixSeconds(UnixSeconds::now().0 - 60);
+    let alone = Stored { obtained_at: called, ..stored("alone", 7140, 0) };
+    assert_eq!(store.save(&shop(), &wx(), &alone).await.unwrap(), Saved::Kept);
+    let fence = store.load(&shop(), &wx()).await.unwrap().unwrap().fence;
+    assert!((59_000_000..62_000_000).contains(&(claim - fence)), "{fence} and {claim}");
+    // What was claimed meanwhile is newer.
+    assert_eq!(store.save(&shop(), &wx(), &stored("claimed", 7200, claim)).await.unwrap(), Saved::Kept);
+    assert_eq!(token_of(&store).await, "claimed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_fetched_without_a_claim_replaces_what_ends_earlier_and_nothing_else() {
     let redis = Redis::start().await;
     let store = open(&redis, 0).await;

@@ -141,17 +141,20 @@ impl TokenStore for RedisStore {
         stored: &Stored,
     ) -> Result<Saved, StoreError> {
         let inner = &self.0.inner;
-        if stored.fence == 0 {
-            return inner.save_over(account, app_id, stored).await;
-        }
         // The end is counted by Redis's clock, so that has to be known.
         let (_, now) = inner.read(account, app_id).await?;
+        if stored.fence == 0 || !record::is_plausible(stored.fence, now) {
+            return inner.save_over(account, app_id, stored).await;
+        }
         if inner.write(account, app_id, stored, now, None).await? {
             return Ok(Saved::Kept);
         }
-        let found = inner.refresh(account, app_id).await.map_err(StoreError::Redis)?;
-        let is_there = found.is_some_and(|found| found.access_token.is_same(&stored.access_token));
-        Ok(if is_there { Saved::Kept } else { Saved::FencedOff })
+        match inner.refresh(account, app_id).await.map_err(StoreError::Redis)? {
+            Some(found) if found.access_token.is_same(&stored.access_token) => Ok(Saved::Kept),
+            Some(_) => Ok(Saved::FencedOff),
+            // What stands there is damage, with a fence that somebody gave it.
+            None => inner.save_over(account, app_id, stored).await,
+        }
     }
 
     async fn load_blob(&self, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
@@ -300,7 +303,10 @@ impl Inner {
         Ok(answer > 0)
     }
 
-    /// Saves what was fetched without a claim, unless something as good stands there.
+    /// Saves what was fetched without a claim, or what stands damaged, unless something as good stands there.
+    ///
+    /// Without a claim it ranks by the time when it was fetched, as if it had been claimed then: what others have
+    /// fetched since is newer.
     async fn save_over(
         &self,
         account: &AccountName,
@@ -319,10 +325,10 @@ impl Inner {
                 self.refresh(account, app_id).await.map_err(StoreError::Redis)?;
                 return Ok(stands);
             }
-            let now_us = now.redis_ms.saturating_mul(1000);
-            let before = record::fence_of(&value);
-            let before = if before > now_us.saturating_add(record::FENCE_AHEAD_MAX_US) { 0 } else { before };
-            let fenced = Stored { fence: now_us.max(before + 1), ..stored.clone() };
+            let before = Some(record::fence_of(&value)).filter(|fence| record::is_plausible(*fence, now));
+            let own = Some(stored.fence).filter(|fence| *fence > 0 && record::is_plausible(*fence, now));
+            let own = own.unwrap_or_else(|| record::fence_by_time(stored, now));
+            let fenced = Stored { fence: own.max(before.unwrap_or(0) + 1), ..stored.clone() };
             if self.write(account, app_id, &fenced, now, Some(&value)).await? {
                 self.refresh(account, app_id).await.map_err(StoreError::Redis)?;
                 return Ok(Saved::Kept);

@@ -41,7 +41,7 @@ pub(super) const TOKEN_HEAD: &str = "weigate-token 1 ";
 const BLOB_HEAD: &str = "weigate-blob 1 ";
 
 /// A fence further ahead of Redis's clock than this was not made by us; the scripts say the same.
-pub(super) const FENCE_AHEAD_MAX_US: u64 = 86_400_000_000;
+const FENCE_AHEAD_MAX_US: u64 = 86_400_000_000;
 
 // === impl Names ===
 
@@ -69,6 +69,17 @@ impl Names {
     pub(super) fn channel(&self) -> String {
         format!("{}:news", self.0)
     }
+}
+
+/// Whether a fence can have been made by us.
+pub(super) fn is_plausible(fence: u64, now: Moment) -> bool {
+    fence <= now.redis_ms.saturating_mul(1000).saturating_add(FENCE_AHEAD_MAX_US)
+}
+
+/// The fence that a claim would have had when this token was fetched.
+pub(super) fn fence_by_time(stored: &Stored, now: Moment) -> u64 {
+    let age = now.ours.since(stored.obtained_at).as_secs();
+    now.redis_ms.saturating_sub(age.saturating_mul(1000)).saturating_mul(1000)
 }
 
 /// What is said on the channel about one account.

@@ -31,7 +31,8 @@ return {math.floor(time_us() / 1000), text_of(KEYS[1])}
 /// `KEYS` token, lock; `ARGV` the fence in hand, the lock's life in ms.
 /// Answers 0, time in ms, value: look at this first · 1, fence: go · 2, ms: someone else fetches.
 ///
-/// A lock that lives longer than ours may, or for ever, is not ours; it gets our time.
+/// A lock that lives longer than ours may, or for ever, is not ours; it gets our time. The fence is above the one in
+/// hand too: a master that has lost everything may have a clock that is behind.
 const CLAIM: &str = "
 local now = time_us()
 local v = text_of(KEYS[1])
@@ -46,7 +47,9 @@ if left ~= -2 then
   end
   return {2, left, ''}
 end
-local fence = math.max(f + 1, now)
+local known = tonumber(ARGV[1])
+if known > now + 86400000000 then known = 0 end
+local fence = math.max(f + 1, known + 1, now)
 redis.call('SET', KEYS[2], whole(fence), 'PX', most)
 return {1, fence, ''}
 ";

@@ -241,7 +241,10 @@ impl Client {
                 return Ok(stands);
             }
             let before = value.as_ref().map_or(0, |value| value.fence);
-            let fenced = Stored { fence: (redis_ms * 1000).max(before + 1), ..stored.clone() };
+            let age_s = self.0.clock.read().since(stored.obtained_at).as_secs();
+            let by_time = redis_ms.saturating_sub(age_s * 1000) * 1000;
+            let own = if stored.fence > 0 { stored.fence } else { by_time };
+            let fenced = Stored { fence: own.max(before + 1), ..stored.clone() };
             if self.write(&fenced, redis_ms, Some(Seen(value))).await? {
                 self.refresh(false).await?;
                 return Ok(Saved::Kept);
@@ -258,16 +261,18 @@ impl TokenStore for Client {
     }
 
     async fn save(&self, _: &AccountName, _: &AppId, stored: &Stored) -> Result<Saved, StoreError> {
+        let (_, redis_ms) = self.read().await?;
         if stored.fence == 0 {
             return self.save_over(stored).await;
         }
-        let (_, redis_ms) = self.read().await?;
         if self.write(stored, redis_ms, None).await? {
             return Ok(Saved::Kept);
         }
-        let found = self.refresh(false).await?;
-        let is_there = found.is_some_and(|found| found.access_token.is_same(&stored.access_token));
-        Ok(if is_there { Saved::Kept } else { Saved::FencedOff })
+        match self.refresh(false).await? {
+            Some(found) if found.access_token.is_same(&stored.access_token) => Ok(Saved::Kept),
+            Some(_) => Ok(Saved::FencedOff),
+            None => self.save_over(stored).await,
+        }
     }
 
     async fn load_blob(&self, _: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {

@@ -122,7 +122,7 @@ impl State {
         if let Some((_, end_ms)) = self.data.lock {
             return Claimed::Wait(end_ms - self.now_ms());
         }
-        let fence = self.now_us().max(self.fence() + 1);
+        let fence = self.now_us().max(self.fence() + 1).max(known + 1);
         self.data.lock = Some((fence, self.now_ms() + CLAIM_LIVES_MS));
         Claimed::Go(fence)
     }
