@@ -1,6 +1,8 @@
 //! What `/proc` says about processes and the machine.
 
+use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The kernel's unit in `/proc/stat` (`USER_HZ`), the same on every Linux that matters here.
@@ -28,14 +30,28 @@ pub fn tree(root: u32) -> Vec<u32> {
     all
 }
 
-/// CPU that `pids` have used, all threads that live.
-pub fn cpu_ns(pids: &[u32]) -> u64 {
+/// CPU that each living thread of some processes has used, in nanoseconds.
+pub struct Cpu(HashMap<PathBuf, u64>);
+
+impl Cpu {
+    pub fn of(pids: &[u32]) -> Self {
+        Self(by_thread(pids))
+    }
+
+    /// What was used since, by threads that live now: one that has ended takes what it used with it.
+    pub fn since_ns(&self, pids: &[u32]) -> u64 {
+        let before = |thread| self.0.get(thread).copied().unwrap_or(0);
+        by_thread(pids).iter().map(|(thread, used)| used.saturating_sub(before(thread))).sum()
+    }
+}
+
+fn by_thread(pids: &[u32]) -> HashMap<PathBuf, u64> {
     let tasks =
         pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
-    let used = |path: std::path::PathBuf| -> Option<u64> {
+    let used = |path: &Path| -> Option<u64> {
         fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
     };
-    tasks.filter_map(|task| used(task.path())).sum()
+    tasks.map(|task| task.path()).filter_map(|path| used(&path).map(|used| (path, used))).collect()
 }
 
 /// CPU that this process and its children that have ended have used.

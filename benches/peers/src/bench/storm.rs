@@ -49,7 +49,7 @@ fn one(bench: &Bench, wire: Wire, token_dies: bool) -> Anyhow<Storm> {
     origin.control(&format!("/-/delay/{DELAY_MS}"))?;
     let before = origin.control(if token_dies { "/-/kill" } else { "/-/state" })?;
     let drops_before = proc::listen_drops();
-    let cpu_before = proc::cpu_ns(&subject.pids);
+    let cpu = proc::Cpu::of(&subject.pids);
     loader.go_on()?;
     let said = loader.said()?;
     let after = origin.control("/-/state")?;
@@ -63,7 +63,7 @@ fn one(bench: &Bench, wire: Wire, token_dies: bool) -> Anyhow<Storm> {
         token_calls: after.token_calls - before.token_calls,
         listen_drops: proc::listen_drops() - drops_before,
         refused: after.dead - before.dead,
-        cpu_us: (proc::cpu_ns(&subject.pids) - cpu_before) as f64 / 1e3 / connections as f64,
+        cpu_us: cpu.since_ns(&subject.pids) as f64 / 1e3 / connections as f64,
         peak_kib: proc::peak_kib(&subject.pids),
     };
     loader.go_on()?;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use weigate_bench::{FIELDS, TARGET, client_key};
 
 use crate::origin::Origin;
+use crate::proc::Cpu;
 use crate::subject::{Mode, Running, Wire};
 use crate::{Anyhow, Bench, proc};
 
@@ -92,13 +93,12 @@ pub fn measured(
     for _ in 0..=bench.options.repeats {
         proc::wait_for_quiet(Duration::from_secs(bench.options.quiet_wait_s));
         let counts = origin.control("/-/state")?;
-        let before =
-            (proc::cpu_ns(&running.pids), proc::cpu_ns(&[origin.pid()]), proc::own_cpu_ns(), proc::busy_ns());
+        let before = (Cpu::of(&running.pids), Cpu::of(&[origin.pid()]), proc::own_cpu_ns(), proc::busy_ns());
         let started = Instant::now();
         let load = work()?;
         let wall = started.elapsed();
-        let subject = proc::cpu_ns(&running.pids) - before.0;
-        let ours = subject + (proc::cpu_ns(&[origin.pid()]) - before.1) + (proc::own_cpu_ns() - before.2);
+        let subject = before.0.since_ns(&running.pids);
+        let ours = subject + before.1.since_ns(&[origin.pid()]) + (proc::own_cpu_ns() - before.2);
         let foreign = (proc::busy_ns() - before.3).saturating_sub(ours);
         let after = origin.control("/-/state")?;
         if after.missing > counts.missing
