@@ -141,9 +141,12 @@ impl TokenStore for RedisStore {
         stored: &Stored,
     ) -> Result<Saved, StoreError> {
         let inner = &self.0.inner;
+        if stored.fence == 0 {
+            return inner.save_over(account, app_id, stored).await;
+        }
         // The end is counted by Redis's clock, so that has to be known.
         let (_, now) = inner.read(account, app_id).await?;
-        if stored.fence == 0 || !record::is_plausible(stored.fence, now) {
+        if !record::is_plausible(stored.fence, now) {
             return inner.save_over(account, app_id, stored).await;
         }
         if inner.write(account, app_id, stored, now, None).await? {

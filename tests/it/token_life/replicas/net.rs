@@ -261,10 +261,10 @@ impl TokenStore for Client {
     }
 
     async fn save(&self, _: &AccountName, _: &AppId, stored: &Stored) -> Result<Saved, StoreError> {
-        let (_, redis_ms) = self.read().await?;
         if stored.fence == 0 {
             return self.save_over(stored).await;
         }
+        let (_, redis_ms) = self.read().await?;
         if self.write(stored, redis_ms, None).await? {
             return Ok(Saved::Kept);
         }
