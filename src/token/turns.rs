@@ -21,7 +21,7 @@ pub struct Turns {
 }
 
 /// A turn, until it is dropped. `None`: nothing bounds it.
-pub(super) type Turn = Option<OwnedSemaphorePermit>;
+pub(super) type Permit = Option<OwnedSemaphorePermit>;
 
 // === impl Turns ===
 
@@ -32,12 +32,12 @@ impl Turns {
     }
 
     /// A turn in the order of coming; a closed semaphore bounds nothing.
-    pub(super) async fn next(&self) -> Turn {
+    pub(super) async fn next(&self) -> Permit {
         Arc::clone(&self.all).acquire_owned().await.ok()
     }
 
     /// The same, or sooner once `is_wanted` has ended.
-    pub(super) async fn next_or_sooner(&self, is_wanted: impl Future<Output = ()>) -> Turn {
+    pub(super) async fn next_or_sooner(&self, is_wanted: impl Future<Output = ()>) -> Permit {
         let sooner = async {
             is_wanted.await;
             Arc::clone(&self.wanted).acquire_owned().await.ok()

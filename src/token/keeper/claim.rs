@@ -25,7 +25,7 @@ use super::{Alone, CLAIM_MAX, FETCH_MAX, Keeper};
 use crate::token::source::{SourceError, TokenSource, fetch_caught};
 use crate::token::status::Ending;
 use crate::token::store::{Claim, News, Record, TokenStore};
-use crate::token::turns::Turn;
+use crate::token::turns::Permit;
 use crate::wechat::token_call::Mode;
 
 /// What an attempt is for.
@@ -54,16 +54,16 @@ const WAITS_MAX: Duration = Duration::from_secs(32);
 const WAIT_JITTER: Duration = Duration::from_millis(500);
 
 impl<S: TokenSource> Keeper<S> {
-    /// One attempt at another token than the one in hand. `turn` is given up while another process fetches.
+    /// One attempt at another token than the one in hand. `permit` is given up while another process fetches.
     pub(super) async fn renew<T: TokenStore>(
         &mut self,
         store: &T,
         news: &mut News,
         wish: Wish,
-        turn: Turn,
+        permit: Permit,
     ) -> Attempted {
         let Wish { asked, mode } = wish;
-        let mut turn = turn;
+        let mut permit = permit;
         let mut waiting_since: Option<Instant> = None;
         loop {
             let ending = match self.claim(store).await {
@@ -79,10 +79,10 @@ impl<S: TokenSource> Keeper<S> {
                 Some(Claim::Wait(most)) => {
                     let is_first = waiting_since.is_none();
                     waiting_since.get_or_insert_with(Instant::now);
-                    drop(turn.take());
+                    drop(permit.take());
                     let heard = self.wait(news, most, asked && is_first).await;
                     let heard = heard.filter(|_| mode == Mode::Normal);
-                    turn = self.turn().await;
+                    permit = self.turn().await;
                     heard
                 }
                 None if mode == Mode::Force || self.may_go_alone() => {

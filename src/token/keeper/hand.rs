@@ -1,7 +1,8 @@
 //! The token in hand: taken from a fetch or from another process, put in force, handed to the saver.
 //!
 //! It promises that no older token takes the place of a newer one: by the fence where both went through a shared
-//! store, by the later end else ([`Stored::is_newer_than`]).
+//! store, by the later end else, and in doubt by the later call ([`Stored::is_newer_than`]). What a store has lost is
+//! given back under the fence that it had, so that the order outlives the store's memory.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl<S: TokenSource> Keeper<S> {
     /// Takes what the store has, if it is alive.
     pub(super) async fn boot<T: TokenStore>(&mut self, store: &T) {
         // However many keepers start together, the store has a few of them at a time.
-        let turn = self.life.turns.next().await;
+        let permit = self.life.turns.next().await;
         let loading = store.load(&self.life.account, &self.life.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
@@ -48,7 +49,7 @@ impl<S: TokenSource> Keeper<S> {
                 None
             }
         };
-        drop(turn);
+        drop(permit);
         let (now, wall) = (Instant::now(), self.life.clock.read());
         if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
             // A clock that was set back while we were away must not make a token immortal.

@@ -35,7 +35,7 @@ use super::schedule::{self, Next, Situation, Turn};
 use super::source::TokenSource;
 use super::status::{Ending, Record};
 use super::store::{News, Stored, TokenStore};
-use super::turns::{self, Turns};
+use super::turns::{Permit, Turns};
 use super::{Progress, Shared, TokenHandle, watch};
 use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
@@ -89,7 +89,7 @@ struct Keeper<S> {
     saves: watch::Sender<Option<Stored>>,
     /// What the store has, as far as we know.
     saved: Option<Stored>,
-    /// The fence of the token in hand; 0 where it is not in a shared store.
+    /// The fence of the token in hand; 0 where it was fetched without a claim and is in no shared store yet.
     fence: u64,
     repairs: Repairs,
     next: Next,
@@ -287,11 +287,11 @@ impl<S: TokenSource> Keeper<S> {
             // Whatever pace the last attempt asked for, a leak does not wait for more than this.
             sleep(schedule::FLOOR).await;
         }
-        let turn = self.turn().await;
+        let permit = self.turn().await;
         let asked = std::mem::take(&mut self.asked);
         self.progress.send_modify(|progress| progress.started += 1);
         let wish = Wish { asked, mode };
-        let Attempted { ending, called, unused } = self.renew(store, news, wish, turn).await;
+        let Attempted { ending, called, unused } = self.renew(store, news, wish, permit).await;
 
         self.count(&ending, asked, called);
         self.plan(turn_of(&ending));
@@ -309,7 +309,7 @@ impl<S: TokenSource> Keeper<S> {
     }
 
     /// Waits for a turn to fetch; not in line behind accounts that nobody waits for, if somebody waits for this one.
-    async fn turn(&self) -> turns::Turn {
+    async fn turn(&self) -> Permit {
         let shared = &self.shared;
         let mut has_rung = false;
         let is_wanted = async {
@@ -318,12 +318,12 @@ impl<S: TokenSource> Keeper<S> {
                 has_rung = true;
             }
         };
-        let turn = self.life.turns.next_or_sooner(is_wanted).await;
+        let permit = self.life.turns.next_or_sooner(is_wanted).await;
         if has_rung {
             // What was asked is heeded by the loop, after this attempt.
             shared.bell.notify_one();
         }
-        turn
+        permit
     }
 
     /// What the news changed, without an attempt of our own.

@@ -16,8 +16,9 @@
 //!
 //! Every call brings a new token; the one before is good for up to five minutes more, the one before that is dead at once
 //! (`developers.weixin.qq.com/doc/oplatform/developers/dev/AccessToken.html`, wechat.md §1). So a call is made in the last
-//! five minutes and never to look; an ask costs one, and asks in a row (less than ten minutes apart) are heard at a doubling distance: an account that
-//! another system renews too would otherwise use up the 2000 calls a day of both. Two minutes at most are 720 a day.
+//! five minutes and never to look; an ask costs one, and asks in a row (less than ten minutes apart) are heard at a
+//! doubling distance: an account that another system renews too would otherwise use up the 2000 calls a day of both.
+//! Two minutes at most are 720 a day.
 //!
 //! # Why `WeCom` differs
 //!

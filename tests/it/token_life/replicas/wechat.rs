@@ -76,8 +76,8 @@ impl WeChat {
         self.state().told_ends[&serial]
     }
 
-    /// Whether two tokens that no claim has put in order were called for in the same second or the next: their ends,
-    /// in whole seconds, don't say which is the newer. Only with [`Kind::Rotating`], where no replica had a token left.
+    /// Whether two tokens were called for in the same second or the next: without a claim their ends, in whole seconds,
+    /// don't say which is the newer. Only with [`Kind::Rotating`]. It does not ask whether there was a claim.
     pub(super) fn is_a_tie(&self, one: u64, other: u64) -> bool {
         let (one, other) = (self.told_end(one), self.told_end(other));
         let apart = one.saturating_duration_since(other).max(other.saturating_duration_since(one));
