@@ -36,6 +36,8 @@ pub(crate) struct State {
     /// Operations that failed, and those among them that took effect all the same.
     pub(crate) failed: u64,
     pub(crate) lost: u64,
+    /// When the store last answered an operation.
+    pub(crate) answered_at: Instant,
 }
 
 /// The store of one replica. Clones are the same one.
@@ -68,6 +70,7 @@ impl Net {
             handle: None,
             failed: 0,
             lost: 0,
+            answered_at: Instant::now(),
         };
         Self { index, grant, server: server.clone(), state: Arc::new(Mutex::new(state)) }
     }
@@ -122,6 +125,7 @@ impl Net {
         });
         let done = timeout(op_max, answered).await;
         if let Ok(Ok(done)) = done {
+            self.state().answered_at = Instant::now();
             return Ok(done);
         }
         self.state().failed += 1;
