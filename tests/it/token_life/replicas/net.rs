@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) lost: u64,
     /// When the store last answered an operation.
     pub(crate) answered_at: Instant,
+    /// Whether the last wish for a claim was granted, and the answer came.
+    pub(crate) has_claim: bool,
 }
 
 /// The store of one replica. Clones are the same one.
@@ -71,6 +73,7 @@ impl Net {
             failed: 0,
             lost: 0,
             answered_at: Instant::now(),
+            has_claim: false,
         };
         Self { index, grant, server: server.clone(), state: Arc::new(Mutex::new(state)) }
     }
@@ -289,12 +292,16 @@ impl TokenStore for Client {
 
     async fn claim(&self, _: &AccountName, _: &AppId, hand: Option<&Stored>) -> Result<Claim, StoreError> {
         let mut known = hand.map_or(0, |hand| hand.fence);
+        self.0.net.state().has_claim = false;
         for _ in 0..OVER_TRIES {
             let (claimed, redis_ms) =
                 self.0.net.run(move |redis| (redis.claim(known), redis.now_ms())).await?;
             let value = match claimed {
                 Claimed::Look(value) => value,
-                Claimed::Go(fence) => return Ok(Claim::Go(fence)),
+                Claimed::Go(fence) => {
+                    self.0.net.state().has_claim = true;
+                    return Ok(Claim::Go(fence));
+                }
                 Claimed::Wait(left_ms) => return Ok(Claim::Wait(Duration::from_millis(left_ms))),
             };
             known = value.fence;

@@ -1,6 +1,6 @@
 //! One WeChat for all replicas: `stable_token`, or `/cgi-bin/token` whose every call ends the token before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct State {
     ends: BTreeMap<u64, Instant>,
     /// As if nobody had ended any: what a token's life is told to be.
     told_ends: BTreeMap<u64, Instant>,
+    /// Serials of the tokens that were called for without a claim.
+    unclaimed: BTreeSet<u64>,
     /// Who waits for an answer, by replica.
     in_flight: BTreeMap<usize, Instant>,
     /// What must not happen, and did.
@@ -57,6 +59,7 @@ impl WeChat {
             calls: Vec::new(),
             ends: BTreeMap::new(),
             told_ends: BTreeMap::new(),
+            unclaimed: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             wrongs: Vec::new(),
         })))
@@ -76,12 +79,14 @@ impl WeChat {
         self.state().told_ends[&serial]
     }
 
-    /// Whether two tokens were called for in the same second or the next: without a claim their ends, in whole seconds,
-    /// don't say which is the newer. Only with [`Kind::Rotating`]. It does not ask whether there was a claim.
+    /// Whether two tokens were called for in the same second or the next, one of them at least without a claim: their
+    /// ends, in whole seconds, don't say which is the newer. Only with [`Kind::Rotating`].
     pub(super) fn is_a_tie(&self, one: u64, other: u64) -> bool {
-        let (one, other) = (self.told_end(one), self.told_end(other));
-        let apart = one.saturating_duration_since(other).max(other.saturating_duration_since(one));
-        self.state().kind != Kind::Stable && apart <= Duration::from_secs(2)
+        let (told_one, told_other) = (self.told_end(one), self.told_end(other));
+        let apart = told_one.max(told_other) - told_one.min(told_other);
+        let state = self.state();
+        let is_unclaimed = state.unclaimed.contains(&one) || state.unclaimed.contains(&other);
+        state.kind != Kind::Stable && is_unclaimed && apart <= Duration::from_secs(2)
     }
 
     /// Someone resets the secret or forces a refresh.
@@ -108,7 +113,7 @@ impl State {
         (serial, now + LIVES)
     }
 
-    fn token(&mut self, now: Instant) -> String {
+    fn token(&mut self, now: Instant, is_claimed: bool) -> String {
         let newest = self.ends.last_key_value().map(|(serial, end)| (*serial, *end));
         let (serial, end) = match (self.kind, newest) {
             (Kind::Stable, Some((serial, end))) if end > now + WINDOW => (serial, end),
@@ -119,6 +124,9 @@ impl State {
             }
             _ => self.make_token(now),
         };
+        if !is_claimed {
+            self.unclaimed.insert(serial);
+        }
         format!(r#"{{"access_token":"{serial}_token","expires_in":{}}}"#, (end - now).as_secs())
     }
 }
@@ -141,6 +149,7 @@ impl TokenSource for Source {
             state.in_flight.insert(self.net.index, Instant::now());
             (state.kind, others)
         };
+        let is_claimed = self.net.state().has_claim;
         let _call = Call(self.wechat.clone(), self.net.index);
         if kind != Kind::Stable {
             self.net.check_that_it_may_rotate(&others, &self.wechat);
@@ -155,7 +164,7 @@ impl TokenSource for Source {
             Fault::None | Fault::Slow(_) => {
                 let span = if let Fault::Slow(span) = fault { span } else { Duration::from_millis(80) };
                 sleep(span / 2).await;
-                let token = self.wechat.state().token(Instant::now());
+                let token = self.wechat.state().token(Instant::now(), is_claimed);
                 sleep(span / 2).await;
                 token
             }
