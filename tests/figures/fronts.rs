@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) http2: bool,
     /// Lines for weigate's `[server.limits]`.
     pub(crate) limits: &'static str,
+    /// Lines for weigate's `[store]`; none is memory.
+    pub(crate) store: String,
     /// Lines for weigate's client.
     pub(crate) client: &'static str,
     /// What the shell does before it becomes the front: a limit, a cgroup.
@@ -111,7 +113,7 @@ impl Plan {
         let hosts: Vec<_> = self.origins.iter().map(|origin| format!("\"{scheme}://{origin}\"")).collect();
         let mut text = format!(
             "[server]\nlisten = \"{listen}\"\nworkers = 2\n{}\n[server.limits]\n{}\n\
-             [admin]\nlisten = \"{admin}\"\n[upstream]\nhosts = [{}]\n{}\n[store]\nkind = \"memory\"\n\
+             [admin]\nlisten = \"{admin}\"\n[upstream]\nhosts = [{}]\n{}\n[store]\n{}\n\
              [[accounts]]\nname = \"shop\"\napp_id = \"wx0123456789abcdef\"\napp_secret_file = \"secret\"\n",
             self.tls.as_ref().map_or_else(String::new, |(cert, key)| format!(
                 "tls = {{ cert_file = \"{}\", key_file = \"{}\" }}",
@@ -123,6 +125,7 @@ impl Plan {
             self.upstream_ca
                 .as_ref()
                 .map_or_else(String::new, |ca| format!("ca_file = \"{}\"", ca.display())),
+            if self.store.is_empty() { "kind = \"memory\"" } else { &self.store },
         );
         write!(
             text,
@@ -212,6 +215,12 @@ impl Front {
         let Some(admin) = self.admin else { return Conn::open(self.address).await.is_ok() };
         let Ok(mut conn) = Conn::open(admin).await else { return false };
         conn.ask(get("/readyz").as_bytes()).await.is_ok_and(|status| status == 200)
+    }
+
+    /// What weigate's `/metrics` says.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut conn = Conn::open(self.admin.unwrap()).await.unwrap();
+        conn.text(get("/metrics").as_bytes()).await.unwrap()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -311,7 +320,7 @@ pub(crate) fn binary() -> String {
 }
 
 /// A port that was free a moment ago, below those that the kernel gives to whoever connects.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     for _try in 0..1000 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000)));
         if TcpListener::bind(address).is_ok() {

@@ -28,6 +28,7 @@ mod fronts;
 mod origin;
 #[path = "../probes/mod.rs"]
 mod probes;
+mod redis;
 mod slow;
 mod stale;
 mod stop;
@@ -65,7 +66,7 @@ macro_rules! figure {
     };
 }
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     figure!(ambiguity, true, ambiguity::measure, [ambiguity::H1, ambiguity::H2]),
     figure!(demands, false, ambiguity::measure_strictly, [ambiguity::H1_STRICT, ambiguity::H2_STRICT]),
     figure!(stale, true, stale::measure, [stale::GET, stale::POST]),
@@ -75,6 +76,7 @@ const FIGURES: [Figure; 11] = [
     figure!(uploads, true, uploads::measure, [uploads::UPLOADS]),
     figure!(crowd, true, crowd::measure, [crowd::CROWD]),
     figure!(blackhole, true, blackhole::measure, [blackhole::FAILED, blackhole::TWICE, blackhole::BACK]),
+    figure!(redis, false, redis::measure, [redis::FAILED, redis::P99, redis::BACK]),
     figure!(certificates, true, certificates::measure_upstream, [certificates::REFUSED]),
     figure!(sslyze, true, certificates::measure_listener, [certificates::SSLYZE]),
 ];

@@ -48,6 +48,13 @@ impl Conn {
         self.reply().await
     }
 
+    /// Sends a request and reads its whole reply; its body.
+    pub(crate) async fn text(&mut self, request: &[u8]) -> io::Result<String> {
+        self.stream.write_all(request).await?;
+        let (_, body) = timeout(ANSWER_MAX, self.read_reply()).await??;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     /// The next reply, whole; its status.
     pub(crate) async fn reply(&mut self) -> io::Result<u16> {
         Ok(timeout(ANSWER_MAX, self.read_reply()).await??.0)
