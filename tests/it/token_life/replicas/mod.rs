@@ -42,7 +42,7 @@ struct Simulation {
     without: u64,
     /// The refusals that a client got to see, since a second try brought nothing: for how long the store had not
     /// answered that replica, and where to look.
-    seen: Arc<Mutex<Vec<(Duration, String)>>>,
+    sights: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
 struct Replica {
@@ -66,7 +66,7 @@ struct Outcome {
     calls: u64,
     refused: u64,
     without: u64,
-    seen: Vec<(Duration, String)>,
+    sights: Vec<(Duration, String)>,
     /// Writes that a fence kept out, operations that failed, and those of them that took effect.
     fenced_off: u64,
     failed: u64,
@@ -112,8 +112,8 @@ impl Simulation {
             Replica::start(net, wall, kind, &wechat, rng.u64(..))
         });
         let (replicas, faults) = (replicas.collect(), Faults::default());
-        let (story, refused, without, seen) = (0, 0, 0, Arc::default());
-        Self { seed, kind, rng, wechat, server, replicas, faults, hours, story, refused, without, seen }
+        let (story, refused, without, sights) = (0, 0, 0, Arc::default());
+        Self { seed, kind, rng, wechat, server, replicas, faults, hours, story, refused, without, sights }
     }
 
     /// Another process in the place of a replica's.
@@ -154,7 +154,7 @@ impl Simulation {
             calls,
             refused: self.refused,
             without: self.without,
-            seen: std::mem::take(&mut *self.seen.lock().unwrap()),
+            sights: std::mem::take(&mut *self.sights.lock().unwrap()),
             fenced_off: self.server.state().refused,
             failed: sum(|net| net.failed),
             lost: sum(|net| net.lost),
@@ -193,7 +193,7 @@ impl Simulation {
         assert!(!is_fair || is_news, "{at}: {serial} is refused");
         // The client asks, and may have hung up before there is an answer.
         let (handle, patience) = (replica.handle.clone(), secs(self.rng.u64(1..15)));
-        let (wechat, net, seen) = (self.wechat.clone(), replica.net.clone(), Arc::clone(&self.seen));
+        let (wechat, net, sights) = (self.wechat.clone(), replica.net.clone(), Arc::clone(&self.sights));
         tokio::spawn(async move {
             let renewal = handle.newer_than(token.generation, Instant::now() + patience).await;
             let is_cured = match renewal {
@@ -202,7 +202,7 @@ impl Simulation {
             };
             if !is_cured {
                 let silent = net.state().answered_at.elapsed();
-                seen.lock().unwrap().push((silent, at));
+                sights.lock().unwrap().push((silent, at));
             }
         });
     }
@@ -320,9 +320,9 @@ fn three_replicas_share_a_rotating_token_through_days_of_faults_at_two_calls_a_r
             outcome.calls,
             outcome.refused,
             outcome.without,
-            outcome.seen.len()
+            outcome.sights.len()
         ));
-        let wrong: Vec<_> = outcome.seen.iter().filter(|(silent, _)| *silent < NEWS).collect();
+        let wrong: Vec<_> = outcome.sights.iter().filter(|(silent, _)| *silent < NEWS).collect();
         assert!(wrong.is_empty(), "the store has answered, and a refusal reaches a client: {wrong:?}");
         assert!(faults > 100 && outcome.calls <= 40, "{outcome:?}");
     }
