@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::leaked::Shown;
 use crate::telemetry::metrics::Exposition;
-use crate::token::{Counts, Status, TokenHandle, Totals};
+use crate::token::{Counts, Status, TokenHandle, Totals, publish};
 use crate::types::UnixSeconds;
 
 #[derive(Serialize)]
@@ -36,6 +36,15 @@ struct Account<'a> {
     invalid_early: u64,
     clock_jumps: u64,
     saves_failed: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    published: Vec<Key>,
+}
+
+/// A key that the token is published under, and what stood there at the last look.
+#[derive(Serialize)]
+struct Key {
+    key: String,
+    standing: &'static str,
 }
 
 #[derive(Serialize)]
@@ -58,7 +67,7 @@ const PAGE_ACCOUNTS_MAX: usize = 1000;
 const ALL: &str = "*";
 
 /// Accounts as one JSON object, a page of them; `tokens` stand in the order of names.
-pub(super) fn json(tokens: &[TokenHandle], query: Option<&str>) -> String {
+pub(super) fn json(tokens: &[TokenHandle], published: &publish::Figures, query: Option<&str>) -> String {
     let asked = |name: &str| {
         query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix(name))
     };
@@ -73,7 +82,7 @@ pub(super) fn json(tokens: &[TokenHandle], query: Option<&str>) -> String {
         now: UnixSeconds::now().0,
         version: env!("CARGO_PKG_VERSION"),
         total: tokens.len(),
-        accounts: statuses.iter().map(Account::of).collect(),
+        accounts: statuses.iter().map(|status| Account::of(status, published)).collect(),
         next_after: statuses.last().filter(|_| has_more).map(|last| last.account.as_str()),
     };
     // Strings and numbers always serialise.
@@ -176,7 +185,8 @@ fn write_counts(counts: &[(&str, &Counts)], to: &mut Exposition) {
 // === impl Account ===
 
 impl<'a> Account<'a> {
-    fn of(status: &'a Status) -> Self {
+    fn of(status: &'a Status, published: &publish::Figures) -> Self {
+        let keys = published.keys(&status.account).into_iter();
         Self {
             name: status.account.as_str(),
             alive: status.alive,
@@ -200,6 +210,7 @@ impl<'a> Account<'a> {
             invalid_early: status.counts.invalid_early,
             clock_jumps: status.counts.clock_jumps,
             saves_failed: status.counts.saves_failed,
+            published: keys.map(|(key, standing)| Key { key, standing }).collect(),
         }
     }
 }

@@ -42,7 +42,7 @@ use tokio::task::{AbortHandle, JoinSet};
 pub use reload::{AskReload, Outcome, ReloadAsked, Reloaded};
 
 use crate::telemetry::metrics::Exposition;
-use crate::token::TokenHandle;
+use crate::token::{TokenHandle, publish};
 
 /// Where operators connect.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub struct Seen {
     pub metrics_accounts_max: usize,
     /// A stop was asked for.
     pub is_draining: Arc<AtomicBool>,
+    /// Under which keys tokens are published, and what stands there.
+    pub published: publish::Figures,
     /// The metrics of the request's way.
     pub write_metrics: WriteMetrics,
     /// Where a reload is asked for.
@@ -152,7 +154,8 @@ fn answer(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
             response
         }
         "/accounts" => {
-            let mut response = text(StatusCode::OK, accounts::json(&tokens(seen), request.uri().query()));
+            let mut response =
+                text(StatusCode::OK, accounts::json(&tokens(seen), &seen.published, request.uri().query()));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }

@@ -127,6 +127,7 @@ impl App {
             tokens: accounts.tokens(),
             metrics_accounts_max,
             is_draining: Arc::clone(&is_draining),
+            published: publisher.figures(),
             write_metrics: metrics::write_metrics(
                 counts,
                 &workers,

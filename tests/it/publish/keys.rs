@@ -42,6 +42,13 @@ async fn every_key_has_its_value_and_the_tokens_own_life_and_no_log_has_either()
     }
     assert_eq!(redis.say::<u64>("DBSIZE").await, 9);
 
+    let page = crate::harness::get_json(&format!("http://{}/accounts", proxy.admin)).await;
+    let published = page["accounts"][0]["published"].as_array().unwrap();
+    assert_eq!(published.len(), 9);
+    let wxjava = serde_json::json!({ "key": WXJAVA, "standing": "current" });
+    assert!(published.contains(&wxjava), "{published:?}");
+    assert!(!page.to_string().contains(digest) && !page.to_string().contains(&token));
+
     let path = proxy.dir.path().join("proxy.toml");
     let check = Command::new(env!("CARGO_BIN_EXE_weigate"))
         .args(["check", "--online", "-c", path.to_str().unwrap()])
