@@ -35,7 +35,7 @@ const EXPOSES: [(&str, usize, &str); 14] = [
         "the token goes under others' keys, one of which is made from the AppSecret",
     ),
     ("src/token/store/file/format.rs", 1, "the token goes into its file"),
-    ("src/token/store/redis/connect.rs", 3, "the passwords log in to Redis and to its Sentinels"),
+    ("src/token/store/redis/connect.rs", 1, "the passwords log in to Redis and to its Sentinels"),
     ("src/token/store/redis/record.rs", 1, "the token goes into its value"),
     ("src/token/store/seal.rs", 1, "the seal key goes into the cipher"),
     ("src/wechat/token_call/mod.rs", 1, "the AppSecret goes into the token call"),

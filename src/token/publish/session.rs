@@ -1,5 +1,6 @@
 //! The one task that publishes: connects, puts every token where it belongs, and looks after it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::{Desk, Key, Published, Standing, script};
 use crate::config::{Account, Redis};
 use crate::token::store::RedisFault;
-use crate::token::store::redis::{Link, connect_for_commands};
+use crate::token::store::redis::{Link, connect_for_commands, moved};
 use crate::types::AccountName;
 
 /// Every key is looked at this often, and sooner where one could not be written.
@@ -53,6 +54,7 @@ pub fn advice(fault: RedisFault) -> &'static str {
         | RedisFault::ReadOnly
         | RedisFault::Unready
         | RedisFault::NoMaster
+        | RedisFault::Moved
         | RedisFault::Refused => fault.cure(),
     }
 }
@@ -60,7 +62,7 @@ pub fn advice(fault: RedisFault) -> &'static str {
 /// `weigate check --online`: connects, and looks at every key of an account without changing anything; how long an
 /// answer took.
 pub async fn try_publishing(settings: &Redis, account: &Account) -> Result<Duration, RedisFault> {
-    let mut connection = connect_for_commands(settings, 0).await?;
+    let (mut connection, _) = connect_for_commands(settings).await?;
     let begun = Instant::now();
     for target in super::Target::all_of(account) {
         let looking = script::look(&target.key);
@@ -92,8 +94,8 @@ pub(super) async fn keep(desk: Arc<Desk>, link: Arc<Link>) {
 
 /// From a connection to its end.
 async fn session(desk: &Desk, link: &Link, attempt: usize) -> RedisFault {
-    let connection = match connect_for_commands(&link.settings, attempt).await {
-        Ok(connection) => connection,
+    let (connection, master) = match connect_for_commands(&link.settings).await {
+        Ok(both) => both,
         Err(fault) => {
             link.count(fault);
             return fault;
@@ -101,6 +103,7 @@ async fn session(desk: &Desk, link: &Link, attempt: usize) -> RedisFault {
     };
     let serial = u64::try_from(attempt).unwrap_or(u64::MAX);
     link.put(serial, connection);
+    let mut moved = pin!(moved(&link.settings, master.as_ref()));
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut pass_at, mut warned_at, mut looked_at) = (Instant::now(), None::<Instant>, None);
@@ -109,6 +112,10 @@ async fn session(desk: &Desk, link: &Link, attempt: usize) -> RedisFault {
         let step = async {
             tokio::select! {
                 () = link.broken(serial) => Err(RedisFault::Unreachable),
+                () = &mut moved => {
+                    link.count(RedisFault::Moved);
+                    Err(RedisFault::Moved)
+                }
                 () = desk.bell.notify.notified() => publish(desk, link, desk.rung(), &mut warned_at).await,
                 () = sleep_until(pass_at) => {
                     pass_at = Instant::now() + PASS_EVERY;

@@ -1,21 +1,22 @@
 //! Connections to the Redis that a URL names: one for commands, and, for a store, one for the channel.
 //!
-//! Whatever fails in here is a fault of the whole attempt: the next one starts over, with the next Sentinel first,
-//! so that one that hangs holds nothing up but one attempt. With `rediss` nothing is sent in plain text.
+//! Whatever fails in here is a fault of the whole attempt: the next one starts over, with the next node of a cluster
+//! first, so that one that hangs holds nothing up but one attempt. With `rediss` nothing is sent in plain text.
 
 use std::time::Duration;
 
 use ::redis::aio::{MultiplexedConnection, PubSub};
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode,
+    IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, Role, ServerErrorKind, TlsCertificates,
+    TlsMode,
 };
 use tokio::time::timeout;
 
 use super::fault::RedisFault;
+use super::sentinel::{self, Master};
 use crate::config::{Redis, RedisLogin, RedisPlace};
 
 /// For commands; cheap to clone.
@@ -26,29 +27,28 @@ pub(in crate::token) enum Connection {
 }
 
 /// Name, TCP, TLS, login and a first answer, over all the servers that one attempt asks.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// Connects. `attempt` counts up, and says with which of several hosts to begin.
+/// Connects; with the master, where Sentinels have named it. `attempt` counts up, and says with which of a cluster's
+/// nodes to begin.
 pub(super) async fn connect(
     settings: &Redis,
     channel: &str,
     attempt: usize,
-) -> Result<(Connection, PubSub), RedisFault> {
+) -> Result<(Connection, PubSub, Option<Master>), RedisFault> {
     in_time(connections(settings, channel, attempt)).await
 }
 
 /// Connects for commands alone.
 pub(in crate::token) async fn connect_for_commands(
     settings: &Redis,
-    attempt: usize,
-) -> Result<Connection, RedisFault> {
+) -> Result<(Connection, Option<Master>), RedisFault> {
     in_time(async {
-        match &settings.url.place {
-            RedisPlace::Cluster(nodes) => Ok(Connection::Cluster(Box::new(cluster(settings, nodes).await?))),
-            RedisPlace::One(..) | RedisPlace::Unix(_) | RedisPlace::Sentinel { .. } => {
-                commands_of(&client_at(settings, attempt).await?).await
-            }
+        if let RedisPlace::Cluster(nodes) = &settings.url.place {
+            return Ok((Connection::Cluster(Box::new(cluster(settings, nodes).await?)), None));
         }
+        let (client, master) = client_at(settings).await?;
+        Ok((commands_of(&client, master.as_ref()).await?, master))
     })
     .await
 }
@@ -60,72 +60,64 @@ async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> Result<
     }
 }
 
-async fn connections(settings: &Redis, channel: &str, attempt: usize) -> RedisResult<(Connection, PubSub)> {
+async fn connections(
+    settings: &Redis,
+    channel: &str,
+    attempt: usize,
+) -> RedisResult<(Connection, PubSub, Option<Master>)> {
     if let RedisPlace::Cluster(nodes) = &settings.url.place {
         let connection = cluster(settings, nodes).await?;
         // What is published on one node of a cluster is heard on all.
         let client = first_of(settings, &rotated(nodes, attempt))?;
-        let mut news = client.get_async_pubsub().await?;
-        news.subscribe(channel).await?;
-        return Ok((Connection::Cluster(Box::new(connection)), news));
+        return Ok((Connection::Cluster(Box::new(connection)), news_of(&client, channel).await?, None));
     }
-    let client = client_at(settings, attempt).await?;
-    let connection = commands_of(&client).await?;
-    let mut news = client.get_async_pubsub().await?;
-    news.subscribe(channel).await?;
-    Ok((connection, news))
+    let (client, master) = client_at(settings).await?;
+    let connection = commands_of(&client, master.as_ref()).await?;
+    Ok((connection, news_of(&client, channel).await?, master))
 }
 
 /// The one server that commands go to; of a cluster, one of those named.
-async fn client_at(settings: &Redis, attempt: usize) -> RedisResult<Client> {
-    match &settings.url.place {
-        RedisPlace::One(host, port) => client_of(settings, address(settings, host, *port)),
-        RedisPlace::Unix(path) => client_of(settings, ConnectionAddr::Unix(path.clone())),
-        RedisPlace::Sentinel { sentinels, master } => {
-            master_of(settings, &rotated(sentinels, attempt), master).await
+async fn client_at(settings: &Redis) -> RedisResult<(Client, Option<Master>)> {
+    let (login, db) = (&settings.url.login, settings.url.db);
+    Ok(match &settings.url.place {
+        RedisPlace::One(host, port) => (client_of(settings, host, *port, login, db)?, None),
+        RedisPlace::Unix(path) => {
+            (Client::open(info_of(ConnectionAddr::Unix(path.clone()), login, db)?)?, None)
         }
-        RedisPlace::Cluster(nodes) => first_of(settings, nodes),
-    }
+        RedisPlace::Sentinel { sentinels, master } => {
+            let master = sentinel::master(settings, sentinels, master).await?;
+            (client_of(settings, &master.host, master.port, login, db)?, Some(master))
+        }
+        RedisPlace::Cluster(nodes) => (first_of(settings, nodes)?, None),
+    })
 }
 
-async fn commands_of(client: &Client) -> RedisResult<Connection> {
+/// `master`: what Sentinels have called one, and may be none any more.
+async fn commands_of(client: &Client, master: Option<&Master>) -> RedisResult<Connection> {
     // Operations have limits of their own.
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_MAX)).set_response_timeout(None);
-    Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    // A user who may not ask finds out by writing.
+    if master.is_some()
+        && let Ok(Role::Replica { .. }) = ::redis::cmd("ROLE").query_async(&mut connection).await
+    {
+        let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);
+        return Err(RedisError::from((kind, "what the Sentinels call the master is a replica")));
+    }
+    Ok(Connection::One(connection))
 }
 
-/// Asks the Sentinels anew: they know who is the master now.
-async fn master_of(settings: &Redis, sentinels: &[(String, u16)], master: &str) -> RedisResult<Client> {
-    let addresses = sentinels.iter().map(|(host, port)| address(settings, host, *port));
-    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(settings.url.db.into());
-    let RedisLogin { user, password } = &settings.url.login;
-    if let Some(user) = user {
-        builder = builder.set_client_to_redis_username(user);
-    }
-    if let Some(password) = password {
-        builder = builder.set_client_to_redis_password(password.expose());
-    }
-    let RedisLogin { user, password } = &settings.url.sentinel_login;
-    if let Some(user) = user {
-        builder = builder.set_client_to_sentinel_username(user);
-    }
-    if let Some(password) = password {
-        builder = builder.set_client_to_sentinel_password(password.expose());
-    }
-    if settings.url.tls {
-        builder = builder
-            .set_client_to_redis_tls_mode(TlsMode::Secure)
-            .set_client_to_redis_certificates(roots(settings))
-            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
-            .set_client_to_sentinel_certificates(roots(settings));
-    }
-    builder.build()?.async_get_client().await
+async fn news_of(client: &Client, channel: &str) -> RedisResult<PubSub> {
+    let mut news = client.get_async_pubsub().await?;
+    news.subscribe(channel).await?;
+    Ok(news)
 }
 
 async fn cluster(settings: &Redis, nodes: &[(String, u16)]) -> RedisResult<ClusterConnection> {
-    let infos = nodes.iter().map(|(host, port)| info_of(settings, address(settings, host, *port)));
+    let infos = nodes
+        .iter()
+        .map(|(host, port)| info_of(address(settings, host, *port), &settings.url.login, settings.url.db));
     let infos: Vec<ConnectionInfo> = infos.collect::<RedisResult<_>>()?;
     let mut builder = ClusterClientBuilder::new(infos)
         .connection_timeout(CONNECT_MAX)
@@ -145,26 +137,32 @@ fn address(settings: &Redis, host: &str, port: u16) -> ConnectionAddr {
     }
 }
 
-fn info_of(settings: &Redis, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
-    let mut login = RedisConnectionInfo::default().set_db(settings.url.db.into());
-    if let Some(user) = &settings.url.login.user {
-        login = login.set_username(user);
+fn info_of(address: ConnectionAddr, login: &RedisLogin, db: u32) -> RedisResult<ConnectionInfo> {
+    let mut info = RedisConnectionInfo::default().set_db(db.into());
+    if let Some(user) = &login.user {
+        info = info.set_username(user);
     }
-    if let Some(password) = &settings.url.login.password {
-        login = login.set_password(password.expose());
+    if let Some(password) = &login.password {
+        info = info.set_password(password.expose());
     }
-    Ok(address.into_connection_info()?.set_redis_settings(login))
+    Ok(address.into_connection_info()?.set_redis_settings(info))
 }
 
-fn client_of(settings: &Redis, address: ConnectionAddr) -> RedisResult<Client> {
-    let info = info_of(settings, address)?;
+pub(super) fn client_of(
+    settings: &Redis,
+    host: &str,
+    port: u16,
+    login: &RedisLogin,
+    db: u32,
+) -> RedisResult<Client> {
+    let info = info_of(address(settings, host, port), login, db)?;
     if settings.url.tls { Client::build_with_tls(info, roots(settings)) } else { Client::open(info) }
 }
 
 fn first_of(settings: &Redis, nodes: &[(String, u16)]) -> RedisResult<Client> {
     let nowhere = || RedisError::from((ErrorKind::InvalidClientConfig, "a cluster has at least one node"));
     let (host, port) = nodes.first().ok_or_else(nowhere)?;
-    client_of(settings, address(settings, host, *port))
+    client_of(settings, host, *port, &settings.url.login, settings.url.db)
 }
 
 /// The authorities to trust; the public ones where none are given.

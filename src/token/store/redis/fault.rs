@@ -21,6 +21,8 @@ pub enum RedisFault {
     Unready,
     /// The Sentinels do not know the master.
     NoMaster,
+    /// The Sentinels name another master than the one we are connected to.
+    Moved,
     /// Anything else it says.
     Refused,
 }
@@ -29,7 +31,7 @@ pub enum RedisFault {
 
 impl RedisFault {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Away,
         Self::TimedOut,
         Self::Unreachable,
@@ -38,6 +40,7 @@ impl RedisFault {
         Self::ReadOnly,
         Self::Unready,
         Self::NoMaster,
+        Self::Moved,
         Self::Refused,
     ];
 
@@ -52,6 +55,7 @@ impl RedisFault {
             Self::ReadOnly => "read_only",
             Self::Unready => "unready",
             Self::NoMaster => "no_master",
+            Self::Moved => "moved",
             Self::Refused => "refused",
         }
     }
@@ -75,6 +79,7 @@ impl RedisFault {
             }
             Self::Unready => "it is starting, or its cluster or its master is down",
             Self::NoMaster => "the Sentinels do not know a master of the name in the URL, or none is up",
+            Self::Moved => "none is needed: a failover; weigate connects to the new master",
             Self::Refused => "it said no: its own log, or MONITOR, shows why",
         }
     }

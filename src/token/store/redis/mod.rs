@@ -22,6 +22,7 @@ mod followed;
 mod link;
 mod record;
 mod scripts;
+mod sentinel;
 mod session;
 mod try_out;
 
@@ -47,6 +48,7 @@ use crate::types::{AccountName, AppId};
 pub(in crate::token) use connect::connect_for_commands;
 pub use fault::RedisFault;
 pub(in crate::token) use link::Link;
+pub(in crate::token) use sentinel::moved;
 pub use try_out::try_redis;
 
 /// A Redis. Cheap to clone; the connections end with the last clone.

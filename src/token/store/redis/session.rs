@@ -3,6 +3,7 @@
 //! ```text
 //! connect ──> look at every account in turn, a slice every 500 ms, one MGET each
 //!         ──> on the channel: look at the account it names
+//!         ──> the Sentinels name another master (sentinel.rs): a fault like any other
 //!         ──> on any fault: give both connections up, wait 50 ms to 1 s, connect again
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! gone, everything may be, and all slices follow at once.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tracing::{info, warn};
 
 use super::connect::{Connection, connect};
 use super::fault::RedisFault;
+use super::sentinel::moved;
 use super::{Inner, record};
 use crate::types::{AccountName, AppId};
 
@@ -71,7 +74,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 /// From a connection to its end.
 async fn session(inner: &Inner, attempt: usize) -> RedisFault {
     let link = &inner.link;
-    let (connection, news) = match connect(&link.settings, &inner.names.channel(), attempt).await {
+    let (connection, news, master) = match connect(&link.settings, &inner.names.channel(), attempt).await {
         Ok(both) => both,
         Err(fault) => {
             link.count(fault);
@@ -88,6 +91,7 @@ async fn session(inner: &Inner, attempt: usize) -> RedisFault {
     link.put(serial, connection);
     link.has_tried();
     let (mut sink, mut messages) = news.split();
+    let mut moved = pin!(moved(&link.settings, master.as_ref()));
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = Look::default();
@@ -96,6 +100,10 @@ async fn session(inner: &Inner, attempt: usize) -> RedisFault {
         let step = async {
             tokio::select! {
                 () = link.broken(serial) => Err(RedisFault::Unreachable),
+                () = &mut moved => {
+                    link.count(RedisFault::Moved);
+                    Err(RedisFault::Moved)
+                }
                 message = messages.next() => {
                     let Some(message) = message else { return Err(RedisFault::Unreachable) };
                     let mut texts = vec![message];

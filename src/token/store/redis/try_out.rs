@@ -28,7 +28,7 @@ async fn once(settings: &Redis, attempt: usize) -> Result<Duration, RedisFault> 
     let names = Names::new(&settings.prefix);
     // A channel of our own: nobody else is to hear this.
     let channel = format!("{}:check", names.channel());
-    let (mut connection, mut news) = connect(settings, &channel, attempt).await?;
+    let (mut connection, mut news, _) = connect(settings, &channel, attempt).await?;
     let trying = async {
         let key = format!("{}:check", names.marker());
         let mut release = Script::Release.on(&[&key]);
