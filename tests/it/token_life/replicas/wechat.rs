@@ -36,6 +36,8 @@ pub(super) struct State {
     told_ends: BTreeMap<u64, Instant>,
     /// Serials of the tokens that were called for without a claim.
     unclaimed: BTreeSet<u64>,
+    /// Serials of the tokens that nobody was told of: whoever called has given up, or died.
+    unheard: BTreeSet<u64>,
     /// Who waits for an answer, by replica.
     in_flight: BTreeMap<usize, Instant>,
     /// What must not happen, and did.
@@ -60,6 +62,7 @@ impl WeChat {
             ends: BTreeMap::new(),
             told_ends: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             wrongs: Vec::new(),
         })))
@@ -89,6 +92,12 @@ impl WeChat {
         state.kind != Kind::Stable && is_unclaimed && apart <= Duration::from_secs(2)
     }
 
+    /// Whether the newest token is one that nobody knows of: it has ended the one before, and they find out by a refusal.
+    pub(super) fn is_lost(&self) -> bool {
+        let state = self.state();
+        state.newest().is_some_and(|newest| state.unheard.contains(&newest))
+    }
+
     /// Someone resets the secret or forces a refresh.
     pub(super) fn revoke(&self) {
         let now = Instant::now();
@@ -106,6 +115,10 @@ pub(super) fn serial_of(token: &str) -> u64 {
 }
 
 impl State {
+    fn newest(&self) -> Option<u64> {
+        self.ends.keys().next_back().copied()
+    }
+
     fn make_token(&mut self, now: Instant) -> (u64, Instant) {
         let serial = self.ends.last_key_value().map_or(1, |(serial, _)| serial + 1);
         self.ends.insert(serial, now + LIVES);
@@ -160,12 +173,20 @@ impl TokenSource for Source {
             state.calls.push(Instant::now());
             state.fault.clone()
         };
+        let mut heard = None;
         let reply = match fault {
             Fault::None | Fault::Slow(_) => {
                 let span = if let Fault::Slow(span) = fault { span } else { Duration::from_millis(80) };
                 sleep(span / 2).await;
-                let token = self.wechat.state().token(Instant::now(), is_claimed);
+                let (token, serial) = {
+                    let mut state = self.wechat.state();
+                    let token = state.token(Instant::now(), is_claimed);
+                    let serial = state.newest();
+                    state.unheard.extend(serial);
+                    (token, serial)
+                };
                 sleep(span / 2).await;
+                heard = serial;
                 token
             }
             Fault::Down => return Err(SourceError::Unreachable(Box::new(std::io::Error::other("refused")))),
@@ -174,6 +195,9 @@ impl TokenSource for Source {
             Fault::Panics => panic!("a panic"),
         };
         self.net.thaw().await;
+        if let Some(serial) = heard {
+            self.wechat.state().unheard.remove(&serial);
+        }
         let (kind, secret) = (self.net.grant(), AppSecret::new("5ecre7".to_owned()));
         Ok(token_call::decode(kind, 200, reply.as_bytes(), &secret)?)
     }
