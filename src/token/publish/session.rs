@@ -1,6 +1,5 @@
 //! The one task that publishes: connects, puts every token where it belongs, and looks after it.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -80,7 +79,9 @@ pub(super) async fn keep(desk: Arc<Desk>, link: Arc<Link>) {
         let fault = session(&desk, &link, attempt).await;
         link.take();
         let place = link.settings.url.shown();
-        if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        if fault == RedisFault::Moved {
+            info!(%place, "the Sentinels name another master: publishing there");
+        } else if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             warned_at = Some(Instant::now());
             warn!(
                 %place, fault = fault.word(), advice = advice(fault),
@@ -103,19 +104,25 @@ async fn session(desk: &Desk, link: &Link, attempt: usize) -> RedisFault {
     };
     let serial = u64::try_from(attempt).unwrap_or(u64::MAX);
     link.put(serial, connection);
-    let mut moved = pin!(moved(&link.settings, master.as_ref()));
+    info!(place = %link.settings.url.shown(), "connected to the Redis where tokens are published");
+    tokio::select! {
+        fault = work(desk, link, serial) => fault,
+        () = moved(&link.settings, master.as_ref()) => {
+            link.count(RedisFault::Moved);
+            RedisFault::Moved
+        }
+    }
+}
+
+/// What is done with a connection until it fails.
+async fn work(desk: &Desk, link: &Link, serial: u64) -> RedisFault {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut pass_at, mut warned_at, mut looked_at) = (Instant::now(), None::<Instant>, None);
-    info!(place = %link.settings.url.shown(), "connected to the Redis where tokens are published");
     loop {
         let step = async {
             tokio::select! {
                 () = link.broken(serial) => Err(RedisFault::Unreachable),
-                () = &mut moved => {
-                    link.count(RedisFault::Moved);
-                    Err(RedisFault::Moved)
-                }
                 () = desk.bell.notify.notified() => publish(desk, link, desk.rung(), &mut warned_at).await,
                 () = sleep_until(pass_at) => {
                     pass_at = Instant::now() + PASS_EVERY;

@@ -185,6 +185,12 @@ impl Sentinels {
         (heard == 3).then_some(server)
     }
 
+    /// Asks for a failover, as an operator does.
+    pub(crate) async fn fail_over(&self) {
+        let asked: Option<String> = self.say(1, &["SENTINEL", "FAILOVER", "mymaster"]).await;
+        assert_eq!(asked.as_deref(), Some("OK"));
+    }
+
     fn signal(&self, index: usize, signal: Signal) {
         kill_process(Pid::from_child(&self.children[index]), signal).unwrap();
     }
@@ -241,8 +247,7 @@ async fn failover_by_command_by_death_and_by_a_master_that_hangs_costs_no_reques
         let at = servers.iter().position(|server| server.port == old).unwrap();
         match kind {
             "command" | "command while a Sentinel hangs" => {
-                let asked: Option<String> = sentinels.say(1, &["SENTINEL", "FAILOVER", "mymaster"]).await;
-                assert_eq!(asked.as_deref(), Some("OK"));
+                sentinels.fail_over().await;
             }
             "death" => servers[at].kill(),
             _ => servers[at].signal(Signal::STOP),
@@ -269,6 +274,26 @@ async fn failover_by_command_by_death_and_by_a_master_that_hangs_costs_no_reques
     }
     let good = load.stop().await;
     note(&format!("{good} requests during four failovers, 0 failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_that_hang_or_die_all_of_them_cost_no_connection_and_no_operation() {
+    let (wechat, master) = (wechat().await, Redis::start().await);
+    let follow = ["--replicaof", &format!("127.0.0.1 {}", master.port)];
+    let _followers = (Redis::with(&follow).await, Redis::with(&follow).await);
+    let sentinels = Sentinels::watch(&master).await;
+    let replicas = replicas(2, &sentinels.url(), &wechat).await;
+    for index in 0..3 {
+        sentinels.signal(index, if index == 0 { Signal::STOP } else { Signal::KILL });
+    }
+    // Each has been asked twice more, in vain.
+    sleep(Duration::from_millis(2500)).await;
+    let before = token_calls(&wechat);
+    revoke(&wechat);
+    storm(&replicas, 8).await;
+    assert_eq!(token_calls(&wechat), before + 1);
+    assert_eq!(faults(&replicas).await, vec![vec![0; RedisFault::ALL.len()]; 2]);
+    until_all(&replicas, "weigate_store_connected", |is| is == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

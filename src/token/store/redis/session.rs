@@ -15,10 +15,10 @@
 //! gone, everything may be, and all slices follow at once.
 
 use std::collections::BTreeSet;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::redis::aio::PubSub;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
@@ -58,7 +58,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
         inner.link.take();
         inner.link.has_tried();
         let place = inner.link.settings.url.shown();
-        if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        if fault == RedisFault::Moved {
+            info!(%place, "the Sentinels name another master: connecting to it");
+        } else if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             warned_at = Some(Instant::now());
             warn!(
                 %place, fault = fault.word(), advice = fault.cure(),
@@ -90,8 +92,19 @@ async fn session(inner: &Inner, attempt: usize) -> RedisFault {
     inner.forget_what_was_seen();
     link.put(serial, connection);
     link.has_tried();
+    tokio::select! {
+        fault = work(inner, news, serial) => fault,
+        () = moved(&link.settings, master.as_ref()) => {
+            link.count(RedisFault::Moved);
+            RedisFault::Moved
+        }
+    }
+}
+
+/// What is done with a connection until it fails.
+async fn work(inner: &Inner, news: PubSub, serial: u64) -> RedisFault {
+    let link = &inner.link;
     let (mut sink, mut messages) = news.split();
-    let mut moved = pin!(moved(&link.settings, master.as_ref()));
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = Look::default();
@@ -100,10 +113,6 @@ async fn session(inner: &Inner, attempt: usize) -> RedisFault {
         let step = async {
             tokio::select! {
                 () = link.broken(serial) => Err(RedisFault::Unreachable),
-                () = &mut moved => {
-                    link.count(RedisFault::Moved);
-                    Err(RedisFault::Moved)
-                }
                 message = messages.next() => {
                     let Some(message) = message else { return Err(RedisFault::Unreachable) };
                     let mut texts = vec![message];
