@@ -8,9 +8,10 @@
 //! A token's end is stored as wall time and waited for by the monotonic clock. After a suspension or a clock set by
 //! hand the two disagree, and only WeChat knows what is left: one call in normal mode says it.
 //!
-//! `claim.rs` has one attempt, from the claim to the fetch; `hand.rs` what becomes of a token that came, whoever
-//! fetched it.
+//! `awake.rs` has the loop; `claim.rs` one attempt, from the claim to the fetch; `hand.rs` what becomes of a token that
+//! came, whoever fetched it.
 
+mod awake;
 mod claim;
 mod hand;
 
@@ -20,13 +21,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, warn};
+use tokio::time::{Instant, sleep};
+use tracing::error;
 
 use self::claim::{Attempted, Wish};
 use self::hand::Repairs;
 use super::cell::Cell;
-use super::clock::{JUMP, WallClock};
+use super::clock::WallClock;
 use super::complaint::Complaint;
 use super::hush::Hushed;
 use super::leak::{self, Desk, Ledger};
@@ -37,7 +38,7 @@ use super::status::{Ending, Record};
 use super::store::{News, Stored, TokenStore};
 use super::turns::{Permit, Turns};
 use super::{Progress, Shared, TokenHandle, watch};
-use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
+use crate::types::{AccountName, AppId, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
 
 /// What a keeper needs to know besides its source and its store.
@@ -202,85 +203,6 @@ impl KeeperTask {
 // === impl Keeper ===
 
 impl<S: TokenSource> Keeper<S> {
-    async fn run<T: TokenStore>(mut self: Box<Self>, store: &T, mut stopped: oneshot::Receiver<()>) {
-        // What is done for a moment only lies on the heap meanwhile: most of the time a keeper waits.
-        tokio::select! {
-            biased;
-            _ = &mut stopped => return,
-            () = Box::pin(self.boot(store)) => {}
-        }
-        let shared = Arc::clone(&self.shared);
-        let mut news = store.news(&self.life.account, &self.life.app_id);
-        loop {
-            let mut mode = Mode::Normal;
-            tokio::select! {
-                biased;
-                _ = &mut stopped => return,
-                () = shared.leak.wanted() => mode = Mode::Force,
-                () = shared.bell.notified() => {
-                    // The clock's watcher rings too, and asks for nothing.
-                    if let Some(asked) = shared.asked.swap(0, Ordering::SeqCst).checked_sub(1) {
-                        self.heed(Generation(asked));
-                    }
-                }
-                heard = news.next() => {
-                    if let Some(ending) = self.hear(&heard) {
-                        self.note(ending);
-                    }
-                }
-                () = sleep_until(self.next.at) => {}
-            }
-            if self.clock_has_jumped() {
-                self.hasten();
-            }
-            if mode == Mode::Normal && Instant::now() < self.next.at {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                _ = &mut stopped => return,
-                () = Box::pin(self.attempt(store, &mut news, mode)) => {}
-            }
-        }
-    }
-
-    /// An ask for a newer token than `generation`.
-    fn heed(&mut self, generation: Generation) {
-        if generation < self.shared.cell.generation() {
-            return;
-        }
-        if generation > Generation::NONE {
-            self.shared.record.notes().counts.asked += 1;
-        }
-        // Those who ask see `not_before` too, and don't wait for what is further away.
-        if self.next.not_before <= Instant::now() + super::PATIENCE {
-            self.asked = true;
-            self.hasten();
-        }
-    }
-
-    /// The next attempt comes as soon as it may.
-    fn hasten(&mut self) {
-        self.next.at = self.next.at.min(self.next.not_before.max(Instant::now()));
-    }
-
-    /// Whether the wall clock has gone another way than the monotonic one.
-    fn clock_has_jumped(&mut self) -> bool {
-        let (now, wall) = (Instant::now(), self.life.clock.read());
-        let (anchor, anchor_wall) = self.anchor;
-        let expected = anchor_wall.plus(now.saturating_duration_since(anchor));
-        if wall.since(expected).max(expected.since(wall)) <= JUMP {
-            return false;
-        }
-        self.anchor = (now, wall);
-        self.shared.record.notes().counts.clock_jumps += 1;
-        warn!(
-            account = %self.life.account, ahead_s = wall.since(expected).as_secs(),
-            behind_s = expected.since(wall).as_secs(), "the wall clock has jumped: asking WeChat what is left"
-        );
-        true
-    }
-
     /// One attempt, from its claim to everyone's knowing of its end. Dropped only when the keeper stops.
     async fn attempt<T: TokenStore>(&mut self, store: &T, news: &mut News, mode: Mode) {
         if mode == Mode::Force {
