@@ -1,20 +1,25 @@
-//! The wall clock, and whoever must hear when it jumps.
+//! The wall clock, whoever must hear when it jumps, and the alarms of keepers at rest.
 //!
-//! It promises that keepers on one clock are woken within half a minute of a jump. Whether it concerns one of them is
-//! that keeper's own judgement: its last fetch may be younger than the jump.
+//! It promises that keepers on one clock are woken within half a minute of a jump, and one at rest when its time has
+//! come. Whether a jump concerns one of them is that keeper's own judgement: its last fetch may be younger than the jump.
 //!
 //! # Why one watcher
 //!
 //! A keeper that looked for itself would wake every half minute for the sake of a thing that happens once a year; a
-//! hundred thousand of them 3,300 times a second.
+//! hundred thousand of them 3,300 times a second. A timer of tokio's of its own would cost each of them 112 bytes, and a
+//! task to be woken by it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
+use super::bell::Ring;
 use crate::types::UnixSeconds;
 
 /// Where wall time comes from: [`UnixSeconds::now`], or a clock that a test sets. Clones are the same clock.
@@ -24,13 +29,21 @@ pub struct WallClock(Arc<Clock>);
 struct Clock {
     read: Option<Box<dyn Fn() -> UnixSeconds + Send + Sync>>,
     followers: Mutex<Followers>,
+    /// There is an alarm before the one that the watcher waits for.
+    sooner: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Followers {
     keepers: Vec<Weak<Shared>>,
-    is_watched: bool,
+    /// Of keepers at rest, by time; the number tells those of one time apart.
+    alarms: BTreeMap<Alarm, Weak<Shared>>,
+    /// Where the watcher runs; `None`: nowhere.
+    runtime: Option<Handle>,
 }
+
+/// When, and of whom: the address of what the keeper shares.
+type Alarm = (Instant, usize);
 
 /// The two clocks are compared this often.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -46,12 +59,12 @@ const ANCHOR_LIVES: Duration = Duration::from_hours(1);
 impl WallClock {
     /// The machine's. One serves all accounts.
     pub fn of_the_machine() -> Self {
-        Self(Arc::new(Clock { read: None, followers: Mutex::default() }))
+        Self::new(None)
     }
 
     /// A test's.
     pub fn of(read: impl Fn() -> UnixSeconds + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Clock { read: Some(Box::new(read)), followers: Mutex::default() }))
+        Self::new(Some(Box::new(read)))
     }
 
     /// The time.
@@ -59,17 +72,45 @@ impl WallClock {
         self.0.read.as_ref().map_or_else(UnixSeconds::now, |read| read())
     }
 
-    /// Wakes the keeper of `shared` after a jump, for as long as there is one. Must be called on a runtime.
+    /// Wakes the keeper of `shared` after a jump, for as long as there is one. Must be called on the runtime where keepers
+    /// are to run.
     pub(super) fn follow(&self, shared: &Arc<Shared>) {
-        let mut followers = self.0.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.0.followers();
         // Places of those that are gone are taken over before there are more places.
         if followers.keepers.len() == followers.keepers.capacity() {
             followers.keepers.retain(|keeper| keeper.strong_count() > 0);
         }
         followers.keepers.push(Arc::downgrade(shared));
-        if !std::mem::replace(&mut followers.is_watched, true) {
+        if followers.runtime.is_none() {
+            followers.runtime = Some(Handle::current());
             tokio::spawn(watch(Watched(Arc::downgrade(&self.0))));
         }
+    }
+
+    /// Where the keepers run; `None` where that runtime has ended.
+    pub(super) fn runtime(&self) -> Option<Handle> {
+        self.0.followers().runtime.clone()
+    }
+
+    /// Rings at `at` for the keeper of `shared`, which has this one alarm at most.
+    pub(super) fn set_alarm(&self, at: Instant, shared: &Arc<Shared>) {
+        let alarm = (at, Arc::as_ptr(shared).addr());
+        let mut followers = self.0.followers();
+        let is_first = followers.alarms.first_key_value().is_none_or(|(first, _)| alarm < *first);
+        followers.alarms.insert(alarm, Arc::downgrade(shared));
+        drop(followers);
+        if is_first {
+            self.0.sooner.notify_one();
+        }
+    }
+
+    /// Takes that alarm back, if it has not rung.
+    pub(super) fn cancel_alarm(&self, at: Instant, shared: &Arc<Shared>) {
+        self.0.followers().alarms.remove(&(at, Arc::as_ptr(shared).addr()));
+    }
+
+    fn new(read: Option<Box<dyn Fn() -> UnixSeconds + Send + Sync>>) -> Self {
+        Self(Arc::new(Clock { read, followers: Mutex::default(), sooner: Arc::default() }))
     }
 }
 
@@ -79,39 +120,72 @@ struct Watched(Weak<Clock>);
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(clock) = self.0.upgrade() {
-            clock.followers.lock().unwrap_or_else(PoisonError::into_inner).is_watched = false;
+            clock.followers().runtime = None;
         }
     }
 }
 
-/// Wakes the keepers after each jump; ends with the clock.
+/// Wakes the keepers, all after each jump and those whose time has come; ends with the clock.
 async fn watch(watched: Watched) {
-    let mut anchor = None;
+    let Some(sooner) = watched.0.upgrade().map(|clock| Arc::clone(&clock.sooner)) else { return };
+    let (mut anchor, mut check_at) = (None, Instant::now());
     while let Some(clock) = watched.0.upgrade() {
-        let clock = WallClock(clock);
-        let (now, wall) = (Instant::now(), clock.read());
-        let (anchor_at, anchor_wall) = *anchor.get_or_insert((now, wall));
-        let expected = anchor_wall.plus(now.saturating_duration_since(anchor_at));
-        let has_jumped = wall.since(expected).max(expected.since(wall)) > JUMP;
-        if has_jumped {
-            clock.wake_all();
+        if Instant::now() >= check_at {
+            check(&clock, &mut anchor);
+            check_at = Instant::now() + CHECK_EVERY;
         }
-        if has_jumped || now >= anchor_at + ANCHOR_LIVES {
-            anchor = Some((now, wall));
-        }
+        let next = clock.ring_alarms();
         drop(clock);
-        sleep(CHECK_EVERY).await;
+        // Whichever it is: what is due shows above.
+        let _sooner = timeout_at(next.map_or(check_at, |at| at.min(check_at)), sooner.notified()).await;
     }
 }
 
-// === helpers ===
+/// Compares the two clocks with what they were when they were last compared.
+fn check(clock: &Arc<Clock>, anchor: &mut Option<(Instant, UnixSeconds)>) {
+    let (now, wall) = (Instant::now(), WallClock(Arc::clone(clock)).read());
+    let (anchor_at, anchor_wall) = *anchor.get_or_insert((now, wall));
+    let expected = anchor_wall.plus(now.saturating_duration_since(anchor_at));
+    let has_jumped = wall.since(expected).max(expected.since(wall)) > JUMP;
+    if has_jumped {
+        clock.ring_all();
+    }
+    if has_jumped || now >= anchor_at + ANCHOR_LIVES {
+        *anchor = Some((now, wall));
+    }
+}
 
-impl WallClock {
-    fn wake_all(&self) {
-        let followers = self.0.followers.lock().unwrap_or_else(PoisonError::into_inner);
-        for keeper in followers.keepers.iter().filter_map(Weak::upgrade) {
-            keeper.bell.notify_one();
+// === impl Clock ===
+
+impl Clock {
+    fn ring_all(&self) {
+        let keepers: Vec<_> = self.followers().keepers.iter().filter_map(Weak::upgrade).collect();
+        // Not under the lock: a keeper that wakes comes back here.
+        for keeper in keepers {
+            keeper.bell.ring(Ring::Look);
         }
+    }
+
+    /// Rings for those whose time has come; says when the next one's does.
+    fn ring_alarms(&self) -> Option<Instant> {
+        let now = Instant::now();
+        loop {
+            let mut followers = self.followers();
+            let first = followers.alarms.first_entry()?;
+            let (at, _) = *first.key();
+            if at > now {
+                return Some(at);
+            }
+            let keeper = first.remove().upgrade();
+            drop(followers);
+            if let Some(keeper) = keeper {
+                keeper.bell.ring(Ring::Look);
+            }
+        }
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Followers> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,15 +16,17 @@
 //! [`Mode::Force`]: crate::wechat::token_call::Mode::Force
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::bell::Ring;
 use super::keeper::STORE_MAX;
 use super::store::TokenStore;
 use super::{Ending, Shared};
@@ -72,10 +74,6 @@ pub enum LeakRefusal {
 pub(crate) struct Desk {
     kind: GrantKind,
     run: Mutex<Run>,
-    /// Someone pressed.
-    pressed: Notify,
-    /// The keeper is to make a forced attempt.
-    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -122,21 +120,31 @@ const DAY: Duration = Duration::from_hours(24);
 
 const BLOB: &str = "forced-refreshes";
 
-/// Does what presses ask for. Ends when it is dropped, or with the keeper.
-pub(super) async fn attend<T: TokenStore>(store: &T, app_id: &AppId, shared: &Shared, ledger: &Ledger) {
-    if shared.leak.kind != GrantKind::Wecom {
-        Box::pin(ledger.begin(store, app_id, shared)).await;
-        loop {
-            let next_at = shared.leak.run().next_at;
-            match next_at {
-                // On the heap while it lasts: nearly always there is no press.
-                Some(at) => Box::pin(ledger.call(at, store, app_id, shared)).await,
-                None => shared.leak.pressed.notified().await,
-            }
+/// Does what presses ask for. Ends when it is dropped; says in `is_at_rest` whether nothing is going on.
+pub(super) async fn attend<T: TokenStore>(
+    store: &T,
+    app_id: &AppId,
+    shared: &Shared,
+    ledger: &Ledger,
+    is_at_rest: &AtomicBool,
+) {
+    if shared.leak.kind == GrantKind::Wecom {
+        is_at_rest.store(true, SeqCst);
+        return std::future::pending().await;
+    }
+    if !shared.leak.run().is_loaded {
+        ledger.begin(store, app_id, shared).await;
+    }
+    loop {
+        let next_at = shared.leak.run().next_at;
+        is_at_rest.store(next_at.is_none(), SeqCst);
+        match next_at {
+            Some(at) => ledger.call(at, store, app_id, shared).await,
+            None => shared.bell.heard(Ring::Pressed).await,
         }
     }
-    std::future::pending::<()>().await;
 }
+
 /// Whether a call at `at` still counts. One that lies ahead, by a clock that was set back, does.
 fn counts(at: UnixSeconds, now: UnixSeconds) -> bool {
     now.since(at) < DAY
@@ -167,9 +175,9 @@ impl Ledger {
             return;
         }
         self.note(store, app_id, shared, true).await;
-        let mut progress = shared.progress.clone();
+        let mut progress = shared.progress.reader();
         let before = progress.take_in().forced;
-        shared.leak.wanted.notify_one();
+        shared.bell.ring(Ring::Forced);
         let ending = loop {
             let seen = progress.take_in();
             if seen.forced > before {
@@ -225,10 +233,10 @@ impl Desk {
     pub(super) fn new(kind: GrantKind) -> Self {
         let run =
             Run { state: if kind == GrantKind::Wecom { "impossible" } else { "idle" }, ..Run::default() };
-        Self { kind, run: Mutex::new(run), pressed: Notify::new(), wanted: Notify::new() }
+        Self { kind, run: Mutex::new(run) }
     }
 
-    /// Presses the button.
+    /// Presses the button. Whoever does that rings the bell then ([`Ring::Pressed`]).
     pub(super) fn press(&self, now: UnixSeconds) -> Result<(), LeakRefusal> {
         if self.kind == GrantKind::Wecom {
             return Err(LeakRefusal::Impossible);
@@ -246,14 +254,7 @@ impl Desk {
         }
         (run.left, run.calls, run.state, run.last) = (RENEWALS, 0, "running", None);
         run.next_at = Some(Instant::now() + run.distance(now));
-        drop(run);
-        self.pressed.notify_one();
         Ok(())
-    }
-
-    /// Ready when the keeper is to make a forced attempt.
-    pub(super) async fn wanted(&self) {
-        self.wanted.notified().await;
     }
 
     pub(super) fn status(&self, now: UnixSeconds) -> LeakStatus {

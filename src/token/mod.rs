@@ -36,13 +36,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::types::{AccountName, Generation};
 
 pub mod schedule;
 
+mod bell;
 mod cell;
 mod clock;
 mod complaint;
@@ -66,10 +66,12 @@ pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore, try_redis};
 pub use turns::Turns;
 
+use bell::{Bell, Ring};
 use cell::Cell;
 use hush::Hushed;
 use leak::Desk;
 use status::Record;
+use watch::Watched;
 
 /// One account's token, as requests see it. Cheap to clone; made to be read from threads with runtimes of their own.
 #[derive(Debug, Clone)]
@@ -111,8 +113,8 @@ pub(crate) struct Shared {
     /// One more than the highest generation that was asked about, 0 for none, and the bell beside it: together a
     /// queue of length one.
     asked: AtomicU64,
-    bell: Notify,
-    progress: watch::Receiver<Progress>,
+    bell: Bell,
+    progress: Watched<Progress>,
     waiting: AtomicUsize,
     waiters_max: usize,
 }
@@ -194,7 +196,9 @@ impl TokenHandle {
     /// far it has come.
     pub fn leaked(&self) -> Result<LeakStatus, LeakRefusal> {
         let now = self.0.clock.read();
-        self.0.leak.press(now).map(|()| self.0.leak.status(now))
+        self.0.leak.press(now)?;
+        self.0.bell.ring(Ring::Pressed);
+        Ok(self.0.leak.status(now))
     }
 
     /// What operators see.
@@ -234,7 +238,7 @@ impl TokenHandle {
     }
 
     async fn next_alive(&self) -> Result<Arc<Token>, NoToken> {
-        let mut progress = self.0.progress.clone();
+        let mut progress = self.0.progress.reader();
         loop {
             let seen = progress.take_in();
             if let Some(token) = self.0.cell.alive() {
@@ -252,8 +256,8 @@ impl TokenHandle {
     }
 
     async fn renewed(&self, generation: Generation) -> Renewal {
-        let mut progress = self.0.progress.clone();
-        let started_before = progress.look(|progress| progress.started);
+        let mut progress = self.0.progress.reader();
+        let started_before = progress.take_in().started;
         loop {
             let seen = progress.take_in();
             if let Some(token) = self.newer(generation) {
@@ -287,7 +291,7 @@ impl Shared {
     /// Asks the keeper; never waits. Asked twice is asked once.
     fn ask(&self, generation: Generation) {
         self.asked.fetch_max(generation.0.saturating_add(1), Ordering::SeqCst);
-        self.bell.notify_one();
+        self.bell.ring(Ring::Look);
     }
 
     fn take_place(&self) -> Option<Place<'_>> {

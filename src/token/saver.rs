@@ -5,39 +5,46 @@
 //! The store is for the next process, not for this request. What could not be stored is logged, counted and tried
 //! again; the token stays in use all the same.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::Shared;
 use super::keeper::STORE_MAX;
 use super::store::{Saved, Stored, TokenStore};
-use super::{Shared, watch};
+use super::watch::Watched;
 use crate::types::AppId;
 
 /// A token that could not be stored is tried again after this long.
 const SAVE_AGAIN: Duration = Duration::from_mins(1);
 
-/// Stores what comes, the newest token only. Ends with the keeper, after the last token was stored.
+/// Stores what comes, the newest token only. Ends when `saves` is closed, after the last token was stored. Says in
+/// `has_saved` whether nothing is left to be done.
 pub(super) async fn save_all<T: TokenStore>(
     store: &T,
     app_id: &AppId,
     shared: &Shared,
-    mut saves: watch::Receiver<Option<Stored>>,
+    saves: &Watched<Option<Stored>>,
+    has_saved: &AtomicBool,
 ) {
-    let mut again = false;
+    let mut reader = saves.reader();
+    let mut unsaved = None;
     loop {
-        let changed = if again {
-            Box::pin(timeout(SAVE_AGAIN, saves.changed())).await.unwrap_or(Ok(()))
+        has_saved.store(unsaved.is_none(), SeqCst);
+        let changed = if unsaved.is_some() {
+            Box::pin(timeout(SAVE_AGAIN, reader.changed())).await.unwrap_or(Ok(()))
         } else {
-            saves.changed().await
+            reader.changed().await
         };
         if changed.is_err() {
             return;
         }
-        let Some(stored) = saves.take_in() else { continue };
-        // On the heap while it lasts: between two saves there is nothing to keep.
-        let saving = Box::pin(timeout(STORE_MAX, store.save(&shared.account, app_id, &stored)));
+        has_saved.store(false, SeqCst);
+        let Some(stored) = saves.take().or(unsaved.take()) else { continue };
+        let saving = timeout(STORE_MAX, store.save(&shared.account, app_id, &stored));
         let failed = match saving.await {
             Ok(Ok(Saved::Kept)) => None,
             Ok(Ok(Saved::FencedOff)) => {
@@ -48,8 +55,8 @@ pub(super) async fn save_all<T: TokenStore>(
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store took too long".to_owned()),
         };
-        again = failed.is_some();
         if let Some(error) = failed {
+            unsaved = Some(stored);
             shared.record.notes().counts.saves_failed += 1;
             warn!(account = %shared.account, error, "could not store the token; it stays in use");
         }

@@ -1,124 +1,134 @@
-//! A value that one side replaces and others wait for: what `tokio::sync::watch` does, at a third of its size.
+//! A value that one side replaces and others wait for: what `tokio::sync::watch` does, at a fifth of its size.
 //!
-//! It promises that whoever waits sees the newest value, perhaps not each one, and is told when the sender is gone.
+//! It promises that whoever waits sees the newest value, perhaps not each one, and is told when the value is closed: none
+//! comes after.
 //!
 //! # Why not tokio's
 //!
-//! Each of its channels has nine queues of waiters, so that many threads can wait without meeting: some 370 bytes.
-//! A keeper has two channels, a process may have a hundred thousand keepers, and next to nobody ever waits.
+//! Each of its channels is an allocation with nine queues of waiters, so that many threads can wait without meeting: some
+//! 370 bytes. This one is part of what it belongs to and has a queue only while someone waits. A process may have a
+//! hundred thousand of them, and next to nobody ever waits.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The side that writes. Dropping it ends the channel.
+/// The value.
 #[derive(Debug)]
-pub(super) struct Sender<T>(Arc<Channel<T>>);
+pub(super) struct Watched<T>(Mutex<State<T>>);
 
 /// A side that reads.
 #[derive(Debug)]
-pub(super) struct Receiver<T> {
-    channel: Arc<Channel<T>>,
+pub(super) struct Reader<'a, T> {
+    watched: &'a Watched<T>,
     seen: u32,
 }
 
-/// The sender is gone.
+/// The value is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gone;
-
-#[derive(Debug)]
-struct Channel<T> {
-    state: Mutex<State<T>>,
-    changed: Notify,
-}
+pub(super) struct Closed;
 
 #[derive(Debug)]
 struct State<T> {
     value: T,
+    /// Those who wait for the next change.
+    waiting: Option<Arc<Notify>>,
     /// Counts changes up, round and round.
     version: u32,
-    is_gone: bool,
+    is_closed: bool,
 }
 
-/// A channel that holds `value`, which its receiver counts as seen.
-pub(super) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
-    let state = Mutex::new(State { value, version: 0, is_gone: false });
-    let channel = Arc::new(Channel { state, changed: Notify::new() });
-    (Sender(Arc::clone(&channel)), Receiver { channel, seen: 0 })
-}
+// === impl Watched ===
 
-// === impl Channel ===
-
-impl<T> Channel<T> {
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T> Watched<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(Mutex::new(State { value, waiting: None, version: 0, is_closed: false }))
     }
-}
 
-// === impl Sender ===
-
-impl<T> Sender<T> {
     /// Changes the value and wakes all who wait.
     pub(super) fn send_modify(&self, change: impl FnOnce(&mut T)) {
-        let mut state = self.0.state();
+        let mut state = self.state();
         change(&mut state.value);
         state.version = state.version.wrapping_add(1);
+        let waiting = state.waiting.take();
         drop(state);
-        self.0.changed.notify_waiters();
+        if let Some(waiting) = waiting {
+            waiting.notify_waiters();
+        }
     }
-}
 
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        self.0.state().is_gone = true;
-        self.0.changed.notify_waiters();
+    /// There will be no other value.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.notify_waiters();
+        }
     }
-}
 
-// === impl Receiver ===
-
-impl<T> Receiver<T> {
     /// Looks at the value.
     pub(super) fn look<R>(&self, at: impl FnOnce(&T) -> R) -> R {
-        at(&self.channel.state().value)
+        at(&self.state().value)
     }
 
+    /// A reader who counts what stands there as seen.
+    pub(super) fn reader(&self) -> Reader<'_, T> {
+        Reader { watched: self, seen: self.state().version }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Watched<Option<T>> {
+    /// Takes the value out, which is no change.
+    pub(super) fn take(&self) -> Option<T> {
+        self.state().value.take()
+    }
+}
+
+// === impl Reader ===
+
+impl<T> Reader<'_, T> {
     /// A copy of the value, which counts as seen from here on.
     pub(super) fn take_in(&mut self) -> T
     where
         T: Clone,
     {
-        let state = self.channel.state();
+        let state = self.watched.state();
         self.seen = state.version;
         state.value.clone()
     }
 
-    /// Waits for a value that has not been seen, and counts it as seen. A last one is told before [`Gone`].
-    pub(super) async fn changed(&mut self) -> Result<(), Gone> {
+    /// Waits for a value that has not been seen, and counts it as seen. A last one is told before [`Closed`].
+    pub(super) async fn changed(&mut self) -> Result<(), Closed> {
         loop {
-            // From its making on it hears of every change, so none can fall between look and wait.
-            let changed = self.channel.changed.notified();
-            if let Some(news) = Self::news(&self.channel, &mut self.seen) {
-                return news;
+            let waiting = match self.news() {
+                Ok(news) => return news,
+                Err(waiting) => waiting,
+            };
+            let changed = waiting.notified();
+            // From its making on it hears of every change; one before that shows here.
+            if self.watched.state().version == self.seen && !self.watched.state().is_closed {
+                changed.await;
             }
-            changed.await;
         }
     }
 
-    /// What `changed` answers now; `None` where that is to wait.
-    fn news(channel: &Channel<T>, seen: &mut u32) -> Option<Result<(), Gone>> {
-        let state = channel.state();
-        if *seen == state.version {
-            return state.is_gone.then_some(Err(Gone));
+    /// What `changed` answers now; where that is to wait, for what.
+    fn news(&mut self) -> Result<Result<(), Closed>, Arc<Notify>> {
+        let mut state = self.watched.state();
+        if self.seen != state.version {
+            self.seen = state.version;
+            return Ok(Ok(()));
         }
-        *seen = state.version;
-        Some(Ok(()))
-    }
-}
-
-impl<T> Clone for Receiver<T> {
-    fn clone(&self) -> Self {
-        Self { channel: Arc::clone(&self.channel), seen: self.seen }
+        if state.is_closed {
+            return Ok(Err(Closed));
+        }
+        Err(Arc::clone(state.waiting.get_or_insert_default()))
     }
 }
 
@@ -126,36 +136,54 @@ impl<T> Clone for Receiver<T> {
 mod tests {
     use super::*;
 
-    async fn wait_for_the_last(mut receiver: Receiver<u32>) {
-        while receiver.take_in() < 1000 {
-            receiver.changed().await.unwrap();
+    async fn wait_for_the_last(watched: Arc<Watched<u32>>) {
+        let mut reader = watched.reader();
+        while reader.take_in() < 1000 {
+            reader.changed().await.unwrap();
         }
     }
 
     #[tokio::test]
     async fn the_newest_value_is_seen_and_a_last_one_before_the_end() {
-        let (sender, mut receiver) = channel(0);
-        sender.send_modify(|value| *value = 1);
-        sender.send_modify(|value| *value = 2);
-        assert_eq!(receiver.changed().await, Ok(()));
-        assert_eq!(receiver.take_in(), 2);
-        sender.send_modify(|value| *value = 3);
-        drop(sender);
-        assert_eq!(receiver.changed().await, Ok(()));
-        assert_eq!(receiver.take_in(), 3);
-        assert_eq!(receiver.changed().await, Err(Gone));
+        let watched = Watched::new(0);
+        let mut reader = watched.reader();
+        watched.send_modify(|value| *value = 1);
+        watched.send_modify(|value| *value = 2);
+        assert_eq!(reader.changed().await, Ok(()));
+        assert_eq!(reader.take_in(), 2);
+        watched.send_modify(|value| *value = 3);
+        watched.close();
+        assert_eq!(reader.changed().await, Ok(()));
+        assert_eq!(reader.take_in(), 3);
+        assert_eq!(reader.changed().await, Err(Closed));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_change_is_missed_by_many_who_wait() {
-        let (sender, receiver) = channel(0_u32);
-        let waiting: Vec<_> = (0..64).map(|_| tokio::spawn(wait_for_the_last(receiver.clone()))).collect();
+        let watched = Arc::new(Watched::new(0_u32));
+        let waiting: Vec<_> =
+            (0..64).map(|_| tokio::spawn(wait_for_the_last(Arc::clone(&watched)))).collect();
         for _ in 0..1000 {
-            sender.send_modify(|value| *value += 1);
+            watched.send_modify(|value| *value += 1);
             tokio::task::yield_now().await;
         }
         for waiter in waiting {
             waiter.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_woken_by_the_end_and_nobody_is_waited_on_after() {
+        let watched = Arc::new(Watched::new(0_u32));
+        let waiter = tokio::spawn({
+            let watched = Arc::clone(&watched);
+            async move { watched.reader().changed().await }
+        });
+        while watched.state().waiting.is_none() {
+            tokio::task::yield_now().await;
+        }
+        watched.close();
+        assert_eq!(waiter.await.unwrap(), Err(Closed));
+        assert!(watched.state().waiting.is_none(), "no queue is left behind");
     }
 }

@@ -116,7 +116,7 @@ fn a_forced_refresh_is_asked_for_by_the_leaked_button_only() {
         ("src/wechat/token_call/mod.rs", 1),
     ];
     assert_eq!(found, wanted.map(|(path, count)| (path.to_owned(), count)).into());
-    let wants = sources().into_iter().filter(|(_, text)| code_of(text).contains("wanted.notify_one()"));
+    let wants = sources().into_iter().filter(|(_, text)| code_of(text).contains("ring(Ring::Forced)"));
     assert_eq!(wants.map(|(path, _)| path).collect::<Vec<_>>(), ["src/token/leak.rs"]);
 }
 

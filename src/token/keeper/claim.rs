@@ -53,20 +53,14 @@ const WAITS_MAX: Duration = Duration::from_secs(32);
 /// Those who waited for the same claim don't come back at one time.
 const WAIT_JITTER: Duration = Duration::from_millis(500);
 
-impl<S: TokenSource> Keeper<S> {
+impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// One attempt at another token than the one in hand. `permit` is given up while another process fetches.
-    pub(super) async fn renew<T: TokenStore>(
-        &mut self,
-        store: &T,
-        news: &mut News,
-        wish: Wish,
-        permit: Permit,
-    ) -> Attempted {
+    pub(super) async fn renew(&mut self, news: &mut News, wish: Wish, permit: Permit) -> Attempted {
         let Wish { asked, mode } = wish;
         let mut permit = permit;
         let mut waiting_since: Option<Instant> = None;
         loop {
-            let ending = match self.claim(store).await {
+            let ending = match self.claim().await {
                 Some(Claim::Go(fence)) => return self.fetch(news, fence, mode).await,
                 // Those who ask have had this token refused; a fetch of their own has to say it again.
                 Some(Claim::Adopt(stored)) if stored.confirms(self.in_hand().as_ref()) => {
@@ -112,9 +106,9 @@ impl<S: TokenSource> Keeper<S> {
     }
 
     /// Asks the store; `None` where it does not answer, or not in time.
-    async fn claim<T: TokenStore>(&mut self, store: &T) -> Option<Claim> {
+    async fn claim(&mut self) -> Option<Claim> {
         let hand = self.in_hand();
-        let claiming = store.claim(&self.life.account, &self.life.app_id, hand.as_ref());
+        let claiming = self.store.claim(&self.life.account, &self.life.app_id, hand.as_ref());
         let error = match timeout(CLAIM_MAX, claiming).await {
             Ok(Ok(claim)) => return Some(claim),
             Ok(Err(error)) => error.to_string(),

@@ -16,6 +16,7 @@ use crate::token::schedule::{self, Turn};
 use crate::token::source::TokenSource;
 use crate::token::status::Ending;
 use crate::token::store::{Heard, Record, Stored, TokenStore};
+use crate::token::turns::Permit;
 use crate::types::Generation;
 use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
 
@@ -32,12 +33,11 @@ pub(super) struct Repairs {
 
 const REPAIRS_PER_MINUTE: u32 = 30;
 
-impl<S: TokenSource> Keeper<S> {
+impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Takes what the store has, if it is alive.
-    pub(super) async fn boot<T: TokenStore>(&mut self, store: &T) {
-        // However many keepers start together, the store has a few of them at a time.
-        let permit = self.life.turns.next().await;
-        let loading = store.load(&self.life.account, &self.life.app_id);
+    pub(super) async fn boot(&mut self, permit: Permit) {
+        let permit = if permit.is_some() { permit } else { self.life.turns.next().await };
+        let loading = self.store.load(&self.life.account, &self.life.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
             Ok(Err(error)) => {
@@ -73,7 +73,7 @@ impl<S: TokenSource> Keeper<S> {
         }
         self.plan(Turn::Loaded);
         let next = self.next;
-        self.progress.send_modify(|progress| progress.next = next);
+        self.shared.progress.send_modify(|progress| progress.next = next);
     }
 
     /// The newest token, alive or not, as a store would have it.
@@ -136,9 +136,7 @@ impl<S: TokenSource> Keeper<S> {
             saved.access_token.is_same(&token.access_token) && moved <= END_MOVES && saved.fence == self.fence
         });
         if !known {
-            let stored = self.stored(token);
-            self.saved = Some(stored.clone());
-            self.saves.send_modify(|saved| *saved = Some(stored));
+            self.hand_to_saver(self.stored(token));
         }
     }
 
@@ -147,9 +145,14 @@ impl<S: TokenSource> Keeper<S> {
         let Some(token) = self.shared.cell.alive().filter(|_| self.repairs.may(Instant::now())) else {
             return;
         };
-        let stored = self.stored(&token);
+        self.hand_to_saver(self.stored(&token));
+    }
+
+    fn hand_to_saver(&mut self, stored: Stored) {
         self.saved = Some(stored.clone());
-        self.saves.send_modify(|saved| *saved = Some(stored));
+        if let Some(saves) = &self.saves {
+            saves.send_modify(|saved| *saved = Some(stored));
+        }
     }
 
     /// What the news mean for the token in hand; `None` where they change nothing that others wait for.

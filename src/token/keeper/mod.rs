@@ -19,25 +19,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tracing::error;
 
 use self::claim::{Attempted, Wish};
 use self::hand::Repairs;
+use super::bell::Bell;
 use super::cell::Cell;
 use super::clock::WallClock;
 use super::complaint::Complaint;
 use super::hush::Hushed;
-use super::leak::{self, Desk, Ledger};
-use super::saver::save_all;
+use super::leak::{Desk, Ledger};
 use super::schedule::{self, Next, Situation, Turn};
 use super::source::TokenSource;
 use super::status::{Ending, Record};
 use super::store::{News, Stored, TokenStore};
 use super::turns::{Permit, Turns};
-use super::{Progress, Shared, TokenHandle, watch};
+use super::watch::Watched;
+use super::{Progress, Shared, TokenHandle};
 use crate::types::{AccountName, AppId, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
 
@@ -76,18 +75,18 @@ pub enum Alone {
 
 /// The running keeper. Dropping it stops it too, without waiting for the end.
 #[derive(Debug)]
-pub struct KeeperTask {
-    /// Dropping it says the same.
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+pub struct KeeperTask(Arc<Shared>);
 
-struct Keeper<S> {
+struct Keeper<S, T> {
     life: Life,
     source: S,
+    store: T,
     shared: Arc<Shared>,
-    progress: watch::Sender<Progress>,
-    saves: watch::Sender<Option<Stored>>,
+    /// Where the saver listens, while the keeper is awake.
+    saves: Option<Arc<Watched<Option<Stored>>>>,
+    is_booted: bool,
+    /// Whether it waits for its turn.
+    is_in_line: bool,
     /// What the store has, as far as we know.
     saved: Option<Stored>,
     /// The fence of the token in hand; 0 where it was fetched without a claim and is in no shared store yet.
@@ -126,9 +125,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
     let now = Instant::now();
     let place = life.jitter.f64();
     let next = Next { at: now, not_before: now };
-    let (progress, seen) = watch::channel(Progress { started: 0, ended: 0, forced: 0, ending: None, next });
-    let (saves, to_save) = watch::channel(None);
-    let (stop, stopped) = oneshot::channel();
+    let progress = Progress { started: 0, ended: 0, forced: 0, ending: None, next };
     let shared = Arc::new(Shared {
         account: life.account.clone(),
         cell: Cell::new(life.clock.clone()),
@@ -138,23 +135,22 @@ pub fn start<S: TokenSource, T: TokenStore>(
         record: Record::default(),
         hushed: Hushed::default(),
         asked: AtomicU64::new(0),
-        bell: Notify::new(),
-        progress: seen,
+        bell: Bell::new(),
+        progress: Watched::new(progress),
         waiting: AtomicUsize::new(0),
         waiters_max: life.waiters_max,
     });
     life.clock.follow(&shared);
     let handle = TokenHandle(Arc::clone(&shared));
-    let anchor = (now, life.clock.read());
-    let app_id = life.app_id.clone();
-    let ledger = life.ledger.clone();
-    let saver_shared = Arc::clone(&shared);
+    let (anchor, turns) = ((now, life.clock.read()), life.turns.clone());
     let keeper = Box::new(Keeper {
         life,
         source,
-        shared,
-        progress,
-        saves,
+        store,
+        shared: Arc::clone(&shared),
+        saves: None,
+        is_booted: false,
+        is_in_line: true,
         saved: None,
         fence: 0,
         repairs: Repairs::default(),
@@ -168,17 +164,10 @@ pub fn start<S: TokenSource, T: TokenStore>(
         anchor,
         warned_at: None,
     });
-    let task = tokio::spawn(async move {
-        let keeping = async {
-            tokio::select! {
-                biased;
-                () = keeper.run(&store, stopped) => {}
-                () = leak::attend(&store, &app_id, &saver_shared, &ledger) => {}
-            }
-        };
-        tokio::join!(keeping, save_all(&store, &app_id, &saver_shared, to_save));
-    });
-    (handle, KeeperTask { stop, task })
+    // However many keepers start together, the store has a few of them at a time.
+    shared.bell.begin(keeper);
+    turns.line_up(&shared);
+    (handle, KeeperTask(shared))
 }
 
 // === impl KeeperTask ===
@@ -187,65 +176,81 @@ impl KeeperTask {
     /// Tells the keeper to stop and waits for its end: a fetch is dropped, a save that has begun is finished, for
     /// 10 s at most. Those who wait for a token are told.
     pub async fn stop(self) {
-        // A keeper that has ended by itself hears nothing more.
-        let _told = self.stop.send(());
-        if let Err(panicked) = self.task.await {
+        if let Some(task) = self.0.bell.stop()
+            && let Err(panicked) = task.await
+        {
             error!(error = %panicked, "a keeper ended by itself");
         }
     }
 
     /// Whether the keeper has ended, be it by a fault.
     pub fn is_finished(&self) -> bool {
-        self.task.is_finished()
+        self.0.bell.has_ended()
+    }
+}
+
+impl Drop for KeeperTask {
+    fn drop(&mut self) {
+        // Nobody waits for its end.
+        drop(self.0.bell.stop());
     }
 }
 
 // === impl Keeper ===
 
-impl<S: TokenSource> Keeper<S> {
-    /// One attempt, from its claim to everyone's knowing of its end. Dropped only when the keeper stops.
-    async fn attempt<T: TokenStore>(&mut self, store: &T, news: &mut News, mode: Mode) {
-        if mode == Mode::Force {
+impl<S, T> Drop for Keeper<S, T> {
+    fn drop(&mut self) {
+        self.shared.clock.cancel_alarm(self.next.at, &self.shared);
+        self.close();
+    }
+}
+
+impl<S, T> Keeper<S, T> {
+    /// Those who wait for a token, and the saver, are told that no other comes.
+    fn close(&mut self) {
+        self.shared.progress.close();
+        if let Some(saves) = self.saves.take() {
+            saves.close();
+        }
+    }
+}
+
+impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
+    /// One attempt, from its claim to everyone's knowing of its end; `turn` is there unless it is forced. Dropped only
+    /// when the keeper stops.
+    async fn attempt(&mut self, news: &mut News, mode: Mode, turn: Option<Permit>) {
+        let permit = if let Some(turn) = turn {
+            turn
+        } else {
             // Whatever pace the last attempt asked for, a leak does not wait for more than this.
             sleep(schedule::FLOOR).await;
-        }
-        let permit = self.turn().await;
+            self.turn().await
+        };
         let asked = std::mem::take(&mut self.asked);
-        self.progress.send_modify(|progress| progress.started += 1);
+        self.shared.progress.send_modify(|progress| progress.started += 1);
         let wish = Wish { asked, mode };
-        let Attempted { ending, called, unused } = self.renew(store, news, wish, permit).await;
+        let Attempted { ending, called, unused } = self.renew(news, wish, permit).await;
 
         self.count(&ending, asked, called);
         self.plan(turn_of(&ending));
         self.tell(&ending);
         let next = self.next;
-        self.progress.send_modify(|progress| {
+        self.shared.progress.send_modify(|progress| {
             progress.ended += 1;
             progress.forced += u64::from(mode == Mode::Force);
             progress.ending = Some(ending);
             progress.next = next;
         });
         if let Some(fence) = unused {
-            store.release(&self.life.account, &self.life.app_id, fence).await;
+            self.store.release(&self.life.account, &self.life.app_id, fence).await;
         }
     }
 
     /// Waits for a turn to fetch; not in line behind accounts that nobody waits for, if somebody waits for this one.
     async fn turn(&self) -> Permit {
         let shared = &self.shared;
-        let mut has_rung = false;
-        let is_wanted = async {
-            while shared.waiting.load(Ordering::SeqCst) == 0 {
-                shared.bell.notified().await;
-                has_rung = true;
-            }
-        };
-        let permit = self.life.turns.next_or_sooner(is_wanted).await;
-        if has_rung {
-            // What was asked is heeded by the loop, after this attempt.
-            shared.bell.notify_one();
-        }
-        permit
+        let is_wanted = shared.bell.until(|| shared.waiting.load(Ordering::SeqCst) > 0);
+        self.life.turns.next_or_sooner(is_wanted).await
     }
 
     /// What the news changed, without an attempt of our own.
@@ -253,7 +258,7 @@ impl<S: TokenSource> Keeper<S> {
         self.count(&ending, false, false);
         self.plan(turn_of(&ending));
         let next = self.next;
-        self.progress.send_modify(|progress| {
+        self.shared.progress.send_modify(|progress| {
             progress.ending = Some(ending);
             progress.next = next;
         });

@@ -44,6 +44,11 @@ impl News {
         Self(Some(from))
     }
 
+    /// Whether there can be any.
+    pub fn may_come(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Waits for the next news; for ever where there are none. May be dropped at any await.
     pub async fn next(&mut self) -> Heard {
         if let Some(from) = &mut self.0
