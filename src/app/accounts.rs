@@ -20,7 +20,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// All accounts that run.
 #[derive(Debug)]
 pub struct Accounts {
-    running: HashMap<AccountName, Kept>,
+    /// In the order of their names.
+    running: Vec<Kept>,
     store: ConfiguredStore,
     client: reqwest::Client,
     turns: Turns,
@@ -67,7 +68,7 @@ impl Accounts {
     pub(super) fn new(store: ConfiguredStore, client: reqwest::Client) -> Self {
         let clock = WallClock::of_the_machine();
         Self {
-            running: HashMap::new(),
+            running: Vec::new(),
             store,
             client,
             turns: Turns::new(FETCHES_MAX),
@@ -80,8 +81,9 @@ impl Accounts {
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
         let hosts = HostsOf::new(&config.upstream);
-        let mut before = std::mem::take(&mut self.running);
-        self.running.reserve(config.accounts.len());
+        let mut before: HashMap<AccountName, Kept> =
+            std::mem::take(&mut self.running).into_iter().map(Kept::by_name).collect();
+        let mut running = Vec::with_capacity(config.accounts.len());
         let (mut started, mut ended) = (Vec::new(), Vec::new());
         for account in &config.accounts {
             let secret = account.app_secret.fingerprint();
@@ -93,7 +95,7 @@ impl Accounts {
             };
             match before.remove(&account.name) {
                 Some(kept) if same(&kept) => {
-                    self.running.insert(account.name.clone(), kept);
+                    running.push(kept);
                 }
                 changed => {
                     ended.extend(changed);
@@ -105,12 +107,11 @@ impl Accounts {
         // The old keepers end first: two would fetch, and save, for one account.
         stop(ended).await;
         for (account, secret) in started {
-            let kept = self.start(account, secret, config, &hosts);
-            self.running.insert(account.name.clone(), kept);
+            running.push(self.start(account, secret, config, &hosts));
         }
-        let mut handles: Vec<&Kept> = self.running.values().collect();
-        handles.sort_by(|one, other| one.account.name.cmp(&other.account.name));
-        let handles = handles.into_iter().map(|kept| kept.account.token.clone()).collect();
+        running.sort_by(|one, other| one.account.name.cmp(&other.account.name));
+        self.running = running;
+        let handles = self.running.iter().map(|kept| kept.account.token.clone()).collect();
         *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = handles;
     }
 
@@ -156,12 +157,15 @@ impl Accounts {
         &'a self,
         config: &'a Config,
     ) -> impl Iterator<Item = (&'a config::Account, TokenHandle)> {
-        let token = |account: &config::Account| Some(self.running.get(&account.name)?.account.token.clone());
+        let token = |account: &config::Account| {
+            let place = self.running.binary_search_by(|kept| kept.account.name.cmp(&account.name)).ok()?;
+            Some(self.running.get(place)?.account.token.clone())
+        };
         config.accounts.iter().filter_map(move |account| Some((account, token(account)?)))
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Account>> {
-        self.running.values().map(|kept| Arc::clone(&kept.account)).collect()
+        self.running.iter().map(|kept| Arc::clone(&kept.account)).collect()
     }
 
     pub(super) fn tokens(&self) -> Tokens {
@@ -170,7 +174,15 @@ impl Accounts {
 
     /// Ends all keepers; a save that has begun is finished.
     pub(super) async fn stop(self) {
-        stop(self.running.into_values()).await;
+        stop(self.running).await;
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn by_name(self) -> (AccountName, Self) {
+        (self.account.name.clone(), self)
     }
 }
 

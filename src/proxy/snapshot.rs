@@ -1,6 +1,7 @@
 //! What a worker needs to know of the configuration: read-only, replaced as a whole by a reload.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,7 +48,15 @@ pub struct Snapshot {
     /// What connections accepted from now on speak TLS with; `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
     by_name: HashMap<AccountName, Arc<Account>>,
-    by_app_id: HashMap<AppId, Vec<Arc<Account>>>,
+    by_app_id: HashMap<AppId, Of>,
+}
+
+/// The accounts of an AppID. Several are rare: that costs those an allocation, and not all.
+#[derive(Debug)]
+enum Of {
+    One(Arc<Account>),
+    #[expect(clippy::box_collection, reason = "as small as the other")]
+    Several(Box<Vec<Arc<Account>>>),
 }
 
 // === impl Snapshot ===
@@ -60,9 +69,12 @@ impl Snapshot {
         server: &Server,
         tls: Option<Arc<Tls>>,
     ) -> Self {
-        let mut by_app_id = HashMap::<AppId, Vec<Arc<Account>>>::with_capacity(accounts.len());
+        let mut by_app_id = HashMap::<AppId, Of>::with_capacity(accounts.len());
         for account in &accounts {
-            by_app_id.entry(account.app_id.clone()).or_default().push(Arc::clone(account));
+            match by_app_id.entry(account.app_id.clone()) {
+                Entry::Occupied(mut of) => of.get_mut().push(Arc::clone(account)),
+                Entry::Vacant(none) => drop(none.insert(Of::One(Arc::clone(account)))),
+            }
         }
         let by_name = accounts.into_iter().map(|account| (account.name.clone(), account)).collect();
         let (limits, spool_dir) = (server.limits.clone(), server.spool_dir.clone());
@@ -76,11 +88,29 @@ impl Snapshot {
 
     /// The accounts of this AppID: one, or none; several where it is a corpid that applications share.
     pub fn accounts_of(&self, app_id: &AppId) -> &[Arc<Account>] {
-        self.by_app_id.get(app_id).map(Vec::as_slice).unwrap_or_default()
+        self.by_app_id.get(app_id).map(Of::as_slice).unwrap_or_default()
     }
 
     /// The name of the only account, if there is only one.
     pub fn only_name(&self) -> Option<&AccountName> {
         self.by_name.keys().next().filter(|_| self.by_name.len() == 1)
+    }
+}
+
+// === impl Of ===
+
+impl Of {
+    fn push(&mut self, account: Arc<Account>) {
+        match self {
+            Self::One(one) => *self = Self::Several(Box::new(vec![Arc::clone(one), account])),
+            Self::Several(several) => several.push(account),
+        }
+    }
+
+    fn as_slice(&self) -> &[Arc<Account>] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several(several) => several,
+        }
     }
 }
