@@ -39,10 +39,10 @@ pub type Guard = arc_swap::Guard<Arc<Token>>;
 pub(crate) struct Cell {
     token: OnceLock<ArcSwap<Token>>,
     clock: WallClock,
-    /// The wall clock's seconds when it was last read, and when that was, in milliseconds since `base`.
+    /// The wall clock's seconds when it was last read, and when that was: so many milliseconds before the end of the
+    /// token that was there.
     wall_s: AtomicU64,
-    read_at_ms: AtomicU64,
-    base: Instant,
+    read_before_ms: AtomicU64,
     /// Where the token is published too, who hears of each new one.
     cord: OnceLock<Box<Cord>>,
 }
@@ -70,22 +70,24 @@ impl Token {
 
 impl Cell {
     pub(crate) fn new(clock: WallClock) -> Self {
-        let wall_s = AtomicU64::new(clock.read().0);
-        let read_at_ms = AtomicU64::new(0);
         Self {
             token: OnceLock::new(),
             clock,
-            wall_s,
-            read_at_ms,
-            base: Instant::now(),
+            wall_s: AtomicU64::new(0),
+            read_before_ms: AtomicU64::new(0),
             cord: OnceLock::new(),
         }
+    }
+
+    /// The clock that it goes by.
+    pub(crate) fn clock(&self) -> &WallClock {
+        &self.clock
     }
 
     /// The newest token, if it is alive.
     pub(crate) fn current(&self, now: Instant) -> Option<Guard> {
         let token = self.token.get()?.load();
-        token.is_alive(now, self.wall(now)).then_some(token)
+        token.is_alive(now, self.wall(now, token.good_until)).then_some(token)
     }
 
     /// As `current`, with a fresh look at the wall clock.
@@ -106,8 +108,8 @@ impl Cell {
     /// Puts a token in force. The keeper alone calls this.
     pub(crate) fn publish(&self, token: Token) {
         let token = Arc::new(token);
-        self.token.get_or_init(|| ArcSwap::new(Arc::clone(&token))).store(token);
         self.wall_s.store(self.clock.read().0, Relaxed);
+        self.token.get_or_init(|| ArcSwap::new(Arc::clone(&token))).store(token);
         if let Some(cord) = self.cord.get() {
             cord.pull();
         }
@@ -118,12 +120,13 @@ impl Cell {
         self.cord.get_or_init(|| Box::new(cord));
     }
 
-    fn wall(&self, now: Instant) -> UnixSeconds {
-        let now_ms = millis(now.saturating_duration_since(self.base));
-        let read_at_ms = self.read_at_ms.load(Relaxed);
-        if now_ms.saturating_sub(read_at_ms) >= millis(WALL_READ_EVERY) {
+    /// The wall clock, by a reading that is not older than [`WALL_READ_EVERY`].
+    fn wall(&self, now: Instant, end: Instant) -> UnixSeconds {
+        let before_ms = millis(end.saturating_duration_since(now));
+        // Another distance to the end is another time, or another token's.
+        if before_ms.abs_diff(self.read_before_ms.load(Relaxed)) >= millis(WALL_READ_EVERY) {
             self.wall_s.store(self.clock.read().0, Relaxed);
-            self.read_at_ms.store(now_ms, Relaxed);
+            self.read_before_ms.store(before_ms, Relaxed);
         }
         UnixSeconds(self.wall_s.load(Relaxed))
     }

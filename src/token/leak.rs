@@ -73,10 +73,11 @@ pub enum LeakRefusal {
 #[derive(Debug)]
 pub(crate) struct Desk {
     kind: GrantKind,
-    run: Mutex<Run>,
+    /// `None`: it is known that there was no press, and no call in the last day. That is nearly every account.
+    run: Mutex<Option<Box<Run>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Run {
     is_loaded: bool,
     /// Renewals still to come.
@@ -132,11 +133,11 @@ pub(super) async fn attend<T: TokenStore>(
         is_at_rest.store(true, SeqCst);
         return std::future::pending().await;
     }
-    if !shared.leak.run().is_loaded {
+    if !shared.leak.is_loaded() {
         ledger.begin(store, app_id, shared).await;
     }
     loop {
-        let next_at = shared.leak.run().next_at;
+        let next_at = shared.leak.run().as_ref().and_then(|run| run.next_at);
         is_at_rest.store(next_at.is_none(), SeqCst);
         match next_at {
             Some(at) => ledger.call(at, store, app_id, shared).await,
@@ -161,7 +162,7 @@ impl Ledger {
             unread @ None => unread.insert(load(store).await),
         };
         let nothing = Kept::default();
-        shared.leak.begin(known.get(app_id.as_str()).unwrap_or(&nothing), shared.clock.read());
+        shared.leak.begin(known.get(app_id.as_str()).unwrap_or(&nothing), shared.clock().read());
     }
 
     /// Makes the next call of a press when its time has come.
@@ -169,7 +170,7 @@ impl Ledger {
         // Before anything else: a crash from here on does not forget that the button was pressed.
         self.note(store, app_id, shared, false).await;
         sleep_until(at).await;
-        if !shared.leak.may_call(shared.clock.read()) {
+        if !shared.leak.may_call(shared.clock().read()) {
             error!(account = %shared.account, "the forced refreshes of the last 24 hours are used up");
             self.note(store, app_id, shared, false).await;
             return;
@@ -196,7 +197,7 @@ impl Ledger {
     async fn note<T: TokenStore>(&self, store: &T, app_id: &AppId, shared: &Shared, calls: bool) {
         let mut known = self.0.lock().await;
         let mut all = load(store).await;
-        let now = shared.clock.read();
+        let now = shared.clock().read();
         all.retain(|_, kept| kept.left > 0 || kept.at.iter().any(|at| counts(UnixSeconds(*at), now)));
         all.insert(app_id.as_str().to_owned(), shared.leak.kept(now, calls));
         let bytes = serde_json::to_vec(&all).unwrap_or_default();
@@ -231,9 +232,8 @@ async fn load<T: TokenStore>(store: &T) -> BTreeMap<String, Kept> {
 
 impl Desk {
     pub(super) fn new(kind: GrantKind) -> Self {
-        let run =
-            Run { state: if kind == GrantKind::Wecom { "impossible" } else { "idle" }, ..Run::default() };
-        Self { kind, run: Mutex::new(run) }
+        let unread = (kind != GrantKind::Wecom).then(Box::<Run>::default);
+        Self { kind, run: Mutex::new(unread) }
     }
 
     /// Presses the button. Whoever does that rings the bell then ([`Ring::Pressed`]).
@@ -242,6 +242,7 @@ impl Desk {
             return Err(LeakRefusal::Impossible);
         }
         let mut run = self.run();
+        let run = run.get_or_insert_with(|| Box::new(Run::read()));
         if !run.is_loaded {
             return Err(LeakRefusal::Starting);
         }
@@ -259,9 +260,11 @@ impl Desk {
 
     pub(super) fn status(&self, now: UnixSeconds) -> LeakStatus {
         let run = self.run();
+        let at_rest = Run::default();
+        let run = run.as_deref().unwrap_or(&at_rest);
         let used: Vec<UnixSeconds> = run.used.iter().copied().filter(|at| counts(*at, now)).collect();
         LeakStatus {
-            state: run.state,
+            state: if self.kind == GrantKind::Wecom { "impossible" } else { run.state },
             calls_left: run.left,
             next_call_in: run.next_at.map(|at| at.saturating_duration_since(Instant::now())),
             last: run.last,
@@ -272,19 +275,21 @@ impl Desk {
 
     /// What the store knows; a press that a restart cut short goes on.
     fn begin(&self, kept: &Kept, now: UnixSeconds) {
-        let mut run = self.run();
-        run.is_loaded = true;
+        let mut known = self.run();
+        let mut run = Box::new(Run::read());
         run.used = kept.at.iter().copied().map(UnixSeconds).filter(|at| counts(*at, now)).collect();
         run.left = kept.left.min(RENEWALS);
         if run.left > 0 {
             run.state = "running";
             run.next_at = Some(Instant::now() + run.distance(now));
         }
+        *known = (run.left > 0 || !run.used.is_empty()).then_some(run);
     }
 
     /// Whether one more call is allowed; where not, the press has failed.
     fn may_call(&self, now: UnixSeconds) -> bool {
         let mut run = self.run();
+        let run = run.get_or_insert_with(|| Box::new(Run::read()));
         run.used.retain(|at| counts(*at, now));
         if run.used.len() < CALLS_PER_DAY {
             return true;
@@ -296,6 +301,7 @@ impl Desk {
     /// A forced attempt has ended.
     fn ended(&self, ending: Option<&Ending>, account: &crate::types::AccountName) {
         let mut run = self.run();
+        let run = run.get_or_insert_with(|| Box::new(Run::read()));
         let word = ending.map_or("failed", Ending::word);
         run.last = Some(word);
         if matches!(ending, Some(Ending::Renewed)) {
@@ -316,6 +322,7 @@ impl Desk {
 
     fn kept(&self, now: UnixSeconds, calls: bool) -> Kept {
         let mut run = self.run();
+        let run = run.get_or_insert_with(|| Box::new(Run::read()));
         if calls {
             run.used.push(now);
             run.calls = run.calls.saturating_add(1);
@@ -323,14 +330,37 @@ impl Desk {
         Kept { at: run.used.iter().map(|at| at.0).collect(), left: run.left }
     }
 
-    fn run(&self) -> MutexGuard<'_, Run> {
+    fn is_loaded(&self) -> bool {
+        self.run().as_ref().is_none_or(|run| run.is_loaded)
+    }
+
+    fn run(&self) -> MutexGuard<'_, Option<Box<Run>>> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Run ===
 
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            is_loaded: false,
+            left: 0,
+            calls: 0,
+            next_at: None,
+            used: Vec::new(),
+            last: None,
+            state: "idle",
+        }
+    }
+}
+
 impl Run {
+    /// One of whom the store knows nothing.
+    fn read() -> Self {
+        Self { is_loaded: true, ..Self::default() }
+    }
+
     /// From now until the next call may be made.
     fn distance(&self, now: UnixSeconds) -> Duration {
         let last = self.used.iter().max();

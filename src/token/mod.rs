@@ -33,7 +33,7 @@
 //! writes is the fence that each claim carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -107,7 +107,6 @@ pub(crate) struct Shared {
     /// Whether every renewal ends a token.
     rotates: bool,
     leak: Desk,
-    clock: WallClock,
     record: Record,
     hushed: Hushed,
     /// One more than the highest generation that was asked about, 0 for none, and the bell beside it: together a
@@ -115,23 +114,24 @@ pub(crate) struct Shared {
     asked: AtomicU64,
     bell: Bell,
     progress: Watched<Progress>,
-    waiting: AtomicUsize,
-    waiters_max: usize,
+    waiting: AtomicU32,
+    waiters_max: u32,
 }
 
 /// Where the keeper is: "attempt n ended so".
 #[derive(Debug, Clone)]
 struct Progress {
-    started: u64,
-    ended: u64,
+    /// Attempts; 68 years of one each second.
+    started: u32,
+    ended: u32,
     /// Forced attempts that have ended.
-    forced: u64,
+    forced: u32,
     ending: Option<Ending>,
     next: schedule::Next,
 }
 
 /// A place among those who wait; given up by `Drop`, since a caller may hang up at any await.
-struct Place<'a>(&'a AtomicUsize);
+struct Place<'a>(&'a AtomicU32);
 
 /// Nobody waits longer for a first token; what comes later is another request's luck.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -195,7 +195,7 @@ impl TokenHandle {
     /// The token has leaked: begins the two forced refreshes that end it. Answers at once; [`Status::leak`] says how
     /// far it has come.
     pub fn leaked(&self) -> Result<LeakStatus, LeakRefusal> {
-        let now = self.0.clock.read();
+        let now = self.0.clock().read();
         self.0.leak.press(now)?;
         self.0.bell.ring(Ring::Pressed);
         Ok(self.0.leak.status(now))
@@ -217,8 +217,8 @@ impl TokenHandle {
             failures: notes.failures,
             in_flight: progress.in_flight(),
             next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
-            leak: self.0.leak.status(self.0.clock.read()),
-            counts: Counts::of(&notes.counts),
+            leak: self.0.leak.status(self.0.clock().read()),
+            counts: Counts::of(&notes),
         }
     }
 
@@ -288,6 +288,10 @@ impl TokenHandle {
 // === impl Shared ===
 
 impl Shared {
+    fn clock(&self) -> &WallClock {
+        self.cell.clock()
+    }
+
     /// Asks the keeper; never waits. Asked twice is asked once.
     fn ask(&self, generation: Generation) {
         self.asked.fetch_max(generation.0.saturating_add(1), Ordering::SeqCst);
@@ -295,7 +299,7 @@ impl Shared {
     }
 
     fn take_place(&self) -> Option<Place<'_>> {
-        let taken = |waiting: usize| (waiting < self.waiters_max).then_some(waiting + 1);
+        let taken = |waiting: u32| (waiting < self.waiters_max).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
         Some(Place(&self.waiting))
     }

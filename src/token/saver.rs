@@ -48,7 +48,7 @@ pub(super) async fn save_all<T: TokenStore>(
         let failed = match saving.await {
             Ok(Ok(Saved::Kept)) => None,
             Ok(Ok(Saved::FencedOff)) => {
-                shared.record.notes().counts.fenced_off += 1;
+                shared.record.notes().counts().fenced_off += 1;
                 info!(account = %shared.account, "the store has a newer token than the one that was to be stored");
                 None
             }
@@ -57,7 +57,7 @@ pub(super) async fn save_all<T: TokenStore>(
         };
         if let Some(error) = failed {
             unsaved = Some(stored);
-            shared.record.notes().counts.saves_failed += 1;
+            shared.record.notes().counts().saves_failed += 1;
             warn!(account = %shared.account, error, "could not store the token; it stays in use");
         }
     }

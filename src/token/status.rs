@@ -119,12 +119,17 @@ pub(crate) struct Notes {
     ended: Option<(&'static str, UnixSeconds)>,
     failure: Option<Box<LastEnding>>,
     pub(crate) failures: u32,
-    pub(crate) counts: Tallies,
+    /// Attempts that ended in good health; 68 years of one each second.
+    renewed: u32,
+    same: u32,
+    /// What happens to few accounts.
+    rare: Option<Box<Tallies>>,
 }
 
-/// [`Counts`], as small as they are for an account in good health: only the words that have occurred.
+/// The rest of [`Counts`].
 #[derive(Debug, Default)]
 pub(crate) struct Tallies {
+    /// The words that have occurred, but those two.
     fetches: Vec<(&'static str, u64)>,
     pub(crate) asked: u64,
     pub(crate) invalid_early: u64,
@@ -215,13 +220,17 @@ impl Counts {
     }
 
     /// What was tallied.
-    pub(crate) fn of(tallies: &Tallies) -> Self {
+    pub(crate) fn of(notes: &Notes) -> Self {
         let mut counts = Self::zero();
-        counts.add(tallies);
+        counts.add(notes);
         counts
     }
 
-    fn add(&mut self, tallies: &Tallies) {
+    fn add(&mut self, notes: &Notes) {
+        for (word, count) in [("renewed", notes.renewed), ("same", notes.same)] {
+            *self.fetches.entry(word).or_default() += u64::from(count);
+        }
+        let Some(tallies) = &notes.rare else { return };
         for (word, count) in &tallies.fetches {
             *self.fetches.entry(word).or_default() += count;
         }
@@ -259,7 +268,7 @@ impl Totals {
             totals.generation_max = totals.generation_max.max(shared.cell.generation());
             let notes = shared.record.notes();
             totals.failing += u64::from(notes.failures > 0);
-            totals.counts.add(&notes.counts);
+            totals.counts.add(&notes);
         }
         if totals.alive == 0 {
             totals.expires_in_s_min = 0;
@@ -268,23 +277,30 @@ impl Totals {
     }
 }
 
-// === impl Tallies ===
-
-impl Tallies {
-    /// Counts one attempt by the word of its ending.
-    pub(crate) fn fetched(&mut self, word: &'static str) {
-        if let Some((_, count)) = self.fetches.iter_mut().find(|(known, _)| *known == word) {
-            *count += 1;
-        } else {
-            self.fetches.reserve_exact(1);
-            self.fetches.push((word, 1));
-        }
-    }
-}
-
 // === impl Notes ===
 
 impl Notes {
+    /// Counts one attempt by the word of its ending.
+    pub(crate) fn fetched(&mut self, ending: &Ending) {
+        match ending {
+            Ending::Renewed => self.renewed = self.renewed.saturating_add(1),
+            Ending::Same => self.same = self.same.saturating_add(1),
+            Ending::Failed(error) => {
+                let (word, fetches) = (error.word(), &mut self.counts().fetches);
+                if let Some((_, count)) = fetches.iter_mut().find(|(known, _)| *known == word) {
+                    *count += 1;
+                } else {
+                    fetches.push((word, 1));
+                }
+            }
+        }
+    }
+
+    /// What is counted of the rest.
+    pub(crate) fn counts(&mut self) -> &mut Tallies {
+        self.rare.get_or_insert_default()
+    }
+
     /// Notes how an attempt ended.
     pub(crate) fn note(&mut self, ending: LastEnding) {
         self.ended = Some((ending.word, ending.at));

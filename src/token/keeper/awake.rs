@@ -41,7 +41,7 @@ impl<S: TokenSource, T: TokenStore> Sleeper for Keeper<S, T> {
     }
 
     fn wake(self: Box<Self>, turn: Permit) -> Option<JoinHandle<()>> {
-        let runtime = self.shared.clock.runtime()?;
+        let runtime = self.shared.clock().runtime()?;
         Some(runtime.spawn(live(self, turn)))
     }
 }
@@ -51,9 +51,9 @@ async fn live<S: TokenSource, T: TokenStore>(mut keeper: Box<Keeper<S, T>>, turn
     let shared = Arc::clone(&keeper.shared);
     let mut turn = turn;
     while keeper.work(&shared, turn.take()).await {
-        let turns = keeper.is_in_line.then(|| keeper.life.turns.clone());
+        let turns = keeper.is_in_line.then(|| keeper.turns.clone());
         if turns.is_none() {
-            shared.clock.set_alarm(keeper.next.at, &shared);
+            shared.clock().set_alarm(keeper.next.at, &shared);
         }
         let Some(rung_for) = shared.bell.rest(keeper) else {
             // Not before it rests: whoever is awake is not called.
@@ -69,9 +69,8 @@ async fn live<S: TokenSource, T: TokenStore>(mut keeper: Box<Keeper<S, T>>, turn
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Works until there is nothing to do; says whether it was that, or being told to stop. Then the last token is stored.
     async fn work(&mut self, shared: &Shared, turn: Permit) -> bool {
-        self.shared.clock.cancel_alarm(self.next.at, &self.shared);
-        let (store, app_id, ledger) =
-            (self.store.clone(), self.life.app_id.clone(), self.life.ledger.clone());
+        self.shared.clock().cancel_alarm(self.next.at, &self.shared);
+        let (store, app_id, ledger) = (self.store.clone(), self.app_id.clone(), self.ledger.clone());
         let saves = Arc::new(Watched::new(None));
         self.saves = Some(Arc::clone(&saves));
         let at_rest = AtRest::default();
@@ -109,7 +108,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
             self.is_booted = true;
         }
-        let mut news = self.store.news(&self.life.account, &self.life.app_id);
+        let mut news = self.store.news(&self.shared.account, &self.app_id);
         loop {
             let mut mode = Mode::Normal;
             // What is due within the timer's millisecond is waited for here.
@@ -179,7 +178,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             return;
         }
         if generation > Generation::NONE {
-            self.shared.record.notes().counts.asked += 1;
+            self.shared.record.notes().counts().asked += 1;
         }
         // Those who ask see `not_before` too, and don't wait for what is further away.
         if self.next.not_before <= Instant::now() + PATIENCE {
@@ -195,16 +194,16 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Whether the wall clock has gone another way than the monotonic one.
     fn clock_has_jumped(&mut self) -> bool {
-        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let (now, wall) = (Instant::now(), self.shared.clock().read());
         let (anchor, anchor_wall) = self.anchor;
         let expected = anchor_wall.plus(now.saturating_duration_since(anchor));
         if wall.since(expected).max(expected.since(wall)) <= JUMP {
             return false;
         }
         self.anchor = (now, wall);
-        self.shared.record.notes().counts.clock_jumps += 1;
+        self.shared.record.notes().counts().clock_jumps += 1;
         warn!(
-            account = %self.life.account, ahead_s = wall.since(expected).as_secs(),
+            account = %self.shared.account, ahead_s = wall.since(expected).as_secs(),
             behind_s = expected.since(wall).as_secs(), "the wall clock has jumped: asking WeChat what is left"
         );
         true

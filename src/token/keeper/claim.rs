@@ -92,15 +92,15 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Whether a fetch without a claim can do no harm.
     fn may_go_alone(&self) -> bool {
-        self.life.alone == Alone::Allowed || self.shared.cell.alive().is_none()
+        self.alone == Alone::Allowed || self.shared.cell.alive().is_none()
     }
 
     /// Whether others have claimed for so long that something must be wrong with the claims.
     fn is_tired(&self, waiting_since: Option<Instant>) -> bool {
-        let is_tired = waiting_since.is_some_and(|since| since.elapsed() >= WAITS_MAX)
-            && self.life.alone == Alone::Allowed;
+        let is_tired =
+            waiting_since.is_some_and(|since| since.elapsed() >= WAITS_MAX) && self.alone == Alone::Allowed;
         if is_tired {
-            info!(account = %self.life.account, "others claim to fetch the token and don't: fetching it");
+            info!(account = %self.shared.account, "others claim to fetch the token and don't: fetching it");
         }
         is_tired
     }
@@ -108,22 +108,22 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Asks the store; `None` where it does not answer, or not in time.
     async fn claim(&mut self) -> Option<Claim> {
         let hand = self.in_hand();
-        let claiming = self.store.claim(&self.life.account, &self.life.app_id, hand.as_ref());
+        let claiming = self.store.claim(&self.shared.account, &self.app_id, hand.as_ref());
         let error = match timeout(CLAIM_MAX, claiming).await {
             Ok(Ok(claim)) => return Some(claim),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the store took too long".to_owned(),
         };
-        self.shared.record.notes().counts.claims_failed += 1;
-        debug!(account = %self.life.account, error, "no claim");
+        self.shared.record.notes().counts().claims_failed += 1;
+        debug!(account = %self.shared.account, error, "no claim");
         None
     }
 
     /// Waits for what another process fetches. An ask is not content with the token in hand the first time: that
     /// fetch may have begun before the token was refused.
     async fn wait(&mut self, news: &mut News, most: Duration, wants_newer: bool) -> Option<Ending> {
-        self.shared.record.notes().counts.claim_waits += 1;
-        let until = Instant::now() + most + WAIT_JITTER.mul_f64(self.life.jitter.f64());
+        self.shared.record.notes().counts().claim_waits += 1;
+        let until = Instant::now() + most + WAIT_JITTER.mul_f64(self.jitter.f64());
         let heard = timeout_at(until, news.next()).await.ok()?;
         let ending = self.hear(&heard)?;
         (!wants_newer || matches!(ending, Ending::Renewed)).then_some(ending)
@@ -131,7 +131,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// One call.
     async fn fetch(&mut self, news: &mut News, fence: u64, mode: Mode) -> Attempted {
-        self.anchor = (Instant::now(), self.life.clock.read());
+        self.anchor = (Instant::now(), self.shared.clock().read());
         let reply = timeout(FETCH_MAX, fetch_caught(&self.source, mode)).await;
         let unused = (fence > 0).then_some(fence);
         let grant = match reply.unwrap_or(Err(SourceError::TimedOut)) {

@@ -36,21 +36,21 @@ const REPAIRS_PER_MINUTE: u32 = 30;
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Takes what the store has, if it is alive.
     pub(super) async fn boot(&mut self, permit: Permit) {
-        let permit = if permit.is_some() { permit } else { self.life.turns.next().await };
-        let loading = self.store.load(&self.life.account, &self.life.app_id);
+        let permit = if permit.is_some() { permit } else { self.turns.next().await };
+        let loading = self.store.load(&self.shared.account, &self.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
             Ok(Err(error)) => {
-                warn!(account = %self.life.account, error = %error, "could not load the stored token");
+                warn!(account = %self.shared.account, error = %error, "could not load the stored token");
                 None
             }
             Err(_) => {
-                warn!(account = %self.life.account, "the store took too long to load the token");
+                warn!(account = %self.shared.account, "the store took too long to load the token");
                 None
             }
         };
         drop(permit);
-        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let (now, wall) = (Instant::now(), self.shared.clock().read());
         if let Some(stored) = stored.filter(|stored| stored.obtained_at <= wall.plus(JUMP)) {
             // A clock that was set back while we were away must not make a token immortal.
             let left = stored.expires_at.since(wall).min(LIVES_MAX);
@@ -64,7 +64,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             if token.is_alive(now, wall) {
                 self.fence = stored.fence;
                 info!(
-                    account = %self.life.account, generation = %token.generation, lives_s = left.as_secs(),
+                    account = %self.shared.account, generation = %token.generation, lives_s = left.as_secs(),
                     fingerprint = %token.access_token.fingerprint(), "took the stored token"
                 );
                 self.shared.cell.publish(token);
@@ -94,7 +94,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
         let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
             let told = old.expires_at.since(old.obtained_at);
-            schedule::lives_on(self.life.grant, told, old.left(begun, wall), grant.lives)
+            schedule::lives_on(self.grant, told, old.left(begun, wall), grant.lives)
         });
         let token = Token {
             access_token: grant.token,
@@ -113,14 +113,14 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             return (Ending::Same, true);
         }
         if let Some(old) = newest {
-            let left = old.left(Instant::now(), self.life.clock.read());
+            let left = old.left(Instant::now(), self.shared.clock().read());
             if left > schedule::WINDOW + JUMP && mode == Mode::Normal {
-                self.shared.record.notes().counts.invalid_early += 1;
+                self.shared.record.notes().counts().invalid_early += 1;
             }
             self.previous = Some(old.access_token.digest());
         }
         info!(
-            account = %self.life.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
+            account = %self.shared.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
             fingerprint = %token.access_token.fingerprint(),
             before = self.previous.map(|token| tracing::field::display(token.fingerprint())),
             "renewed the token"
@@ -142,7 +142,12 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Gives a shared store what it has lost, or never had.
     fn save_again(&mut self) {
-        let Some(token) = self.shared.cell.alive().filter(|_| self.repairs.may(Instant::now())) else {
+        let Some(token) = self
+            .shared
+            .cell
+            .alive()
+            .filter(|_| self.trouble.get_or_insert_default().repairs.may(Instant::now()))
+        else {
             return;
         };
         self.hand_to_saver(self.stored(&token));
@@ -180,7 +185,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Whether a token from the store is newer than the one in hand, and alive.
     pub(super) fn is_worth_adopting(&self, stored: &Stored) -> bool {
-        stored.is_newer_than(self.in_hand().as_ref()) && self.life.clock.read() < stored.expires_at
+        stored.is_newer_than(self.in_hand().as_ref()) && self.shared.clock().read() < stored.expires_at
     }
 
     /// Puts in force what another process fetched.
@@ -189,13 +194,13 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
         let token = self.token_of(stored, generation.next());
         info!(
-            account = %self.life.account, generation = %token.generation,
+            account = %self.shared.account, generation = %token.generation,
             fingerprint = %token.access_token.fingerprint(), "took the token that another weigate fetched"
         );
         self.previous = newest.map(|newest| newest.access_token.digest());
         (self.fence, self.saved) = (stored.fence, Some(stored.clone()));
         self.shared.cell.publish(token);
-        self.shared.record.notes().counts.adopted += 1;
+        self.shared.record.notes().counts().adopted += 1;
         Ending::Renewed
     }
 
@@ -214,7 +219,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// A token as a store would have it. Its end by a wall clock that has been set back since is one that nobody told:
     /// then the other clock says what is left.
     fn stored(&self, token: &Token) -> Stored {
-        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let (now, wall) = (Instant::now(), self.shared.clock().read());
         let end = wall.plus(token.good_until.saturating_duration_since(now));
         Stored {
             access_token: token.access_token.clone(),
@@ -225,7 +230,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     }
 
     fn token_of(&self, stored: &Stored, generation: Generation) -> Token {
-        let (now, wall) = (Instant::now(), self.life.clock.read());
+        let (now, wall) = (Instant::now(), self.shared.clock().read());
         let left = stored.expires_at.since(wall).min(LIVES_MAX);
         Token {
             access_token: stored.access_token.clone(),

@@ -16,7 +16,7 @@ mod claim;
 mod hand;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -78,7 +78,13 @@ pub enum Alone {
 pub struct KeeperTask(Arc<Shared>);
 
 struct Keeper<S, T> {
-    life: Life,
+    /// What of a [`Life`] the account does not have besides.
+    app_id: AppId,
+    grant: GrantKind,
+    alone: Alone,
+    ledger: Ledger,
+    turns: Turns,
+    jitter: fastrand::Rng,
     source: S,
     store: T,
     shared: Arc<Shared>,
@@ -91,7 +97,8 @@ struct Keeper<S, T> {
     saved: Option<Stored>,
     /// The fence of the token in hand; 0 where it was fetched without a claim and is in no shared store yet.
     fence: u64,
-    repairs: Repairs,
+    /// `None` where nothing ever went wrong.
+    trouble: Option<Box<Trouble>>,
     next: Next,
     /// The token before the newest: a server of WeChat that lags behind may hand it out once more.
     previous: Option<TokenDigest>,
@@ -104,6 +111,12 @@ struct Keeper<S, T> {
     asked: bool,
     /// Both clocks, read together.
     anchor: (Instant, UnixSeconds),
+}
+
+/// What most accounts never need.
+#[derive(Debug, Default)]
+struct Trouble {
+    repairs: Repairs,
     warned_at: Option<Instant>,
 }
 
@@ -131,20 +144,24 @@ pub fn start<S: TokenSource, T: TokenStore>(
         cell: Cell::new(life.clock.clone()),
         rotates: life.grant.rotates(),
         leak: Desk::new(life.grant),
-        clock: life.clock.clone(),
         record: Record::default(),
         hushed: Hushed::default(),
         asked: AtomicU64::new(0),
         bell: Bell::new(),
         progress: Watched::new(progress),
-        waiting: AtomicUsize::new(0),
-        waiters_max: life.waiters_max,
+        waiting: AtomicU32::new(0),
+        waiters_max: life.waiters_max.try_into().unwrap_or(u32::MAX),
     });
     life.clock.follow(&shared);
     let handle = TokenHandle(Arc::clone(&shared));
     let (anchor, turns) = ((now, life.clock.read()), life.turns.clone());
     let keeper = Box::new(Keeper {
-        life,
+        app_id: life.app_id,
+        grant: life.grant,
+        alone: life.alone,
+        ledger: life.ledger,
+        turns: life.turns,
+        jitter: life.jitter,
         source,
         store,
         shared: Arc::clone(&shared),
@@ -153,7 +170,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
         is_in_line: true,
         saved: None,
         fence: 0,
-        repairs: Repairs::default(),
+        trouble: None,
         next,
         previous: None,
         failures: 0,
@@ -162,7 +179,6 @@ pub fn start<S: TokenSource, T: TokenStore>(
         place,
         asked: false,
         anchor,
-        warned_at: None,
     });
     // However many keepers start together, the store has a few of them at a time.
     shared.bell.begin(keeper);
@@ -200,7 +216,7 @@ impl Drop for KeeperTask {
 
 impl<S, T> Drop for Keeper<S, T> {
     fn drop(&mut self) {
-        self.shared.clock.cancel_alarm(self.next.at, &self.shared);
+        self.shared.clock().cancel_alarm(self.next.at, &self.shared);
         self.close();
     }
 }
@@ -237,12 +253,12 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let next = self.next;
         self.shared.progress.send_modify(|progress| {
             progress.ended += 1;
-            progress.forced += u64::from(mode == Mode::Force);
+            progress.forced += u32::from(mode == Mode::Force);
             progress.ending = Some(ending);
             progress.next = next;
         });
         if let Some(fence) = unused {
-            self.store.release(&self.life.account, &self.life.app_id, fence).await;
+            self.store.release(&self.shared.account, &self.app_id, fence).await;
         }
     }
 
@@ -250,7 +266,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     async fn turn(&self) -> Permit {
         let shared = &self.shared;
         let is_wanted = shared.bell.until(|| shared.waiting.load(Ordering::SeqCst) > 0);
-        self.life.turns.next_or_sooner(is_wanted).await
+        self.turns.next_or_sooner(is_wanted).await
     }
 
     /// What the news changed, without an attempt of our own.
@@ -269,7 +285,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         match ending {
             Ending::Renewed => {
                 self.failures = 0;
-                let is_paid = asked && self.life.grant.rotates();
+                let is_paid = asked && self.grant.rotates();
                 let lasted = std::mem::replace(&mut self.renewed_at, Instant::now()).elapsed();
                 self.sames = if is_paid { schedule::paid_in_a_row(self.sames, lasted) } else { 0 };
             }
@@ -279,10 +295,10 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
             Ending::Failed(_) => self.failures = self.failures.saturating_add(1),
         }
-        let shown = ending.shown(self.life.clock.read());
+        let shown = ending.shown(self.shared.clock().read());
         let mut notes = self.shared.record.notes();
         if called {
-            notes.counts.fetched(shown.word);
+            notes.fetched(ending);
         }
         notes.failures = self.failures;
         notes.note(shown);
@@ -290,13 +306,13 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     fn plan(&mut self, turn: Turn) {
         self.next = schedule::next_try(&Situation {
-            kind: self.life.grant,
+            kind: self.grant,
             now: Instant::now(),
             good_until: self.shared.cell.alive().map(|token| token.good_until),
             turn,
             failures: self.failures,
             sames: self.sames,
-            jitter: self.life.jitter.f64(),
+            jitter: self.jitter.f64(),
             place: self.place,
         });
     }
@@ -304,17 +320,20 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// A line in the log for what a person may have to know.
     fn tell(&mut self, ending: &Ending) {
         let Ending::Failed(failure) = ending else {
-            self.warned_at = None;
+            if let Some(trouble) = &mut self.trouble {
+                trouble.warned_at = None;
+            }
             return;
         };
         let now = Instant::now();
         let complaint = Complaint {
-            account: &self.life.account,
+            account: &self.shared.account,
             failure,
             failures: self.failures,
             next_try_s: self.next.at.saturating_duration_since(now).as_secs(),
         };
-        self.warned_at = complaint.log(self.warned_at, now);
+        let trouble = self.trouble.get_or_insert_default();
+        trouble.warned_at = complaint.log(trouble.warned_at, now);
     }
 }
 

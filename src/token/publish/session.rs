@@ -226,7 +226,7 @@ async fn put_all(desk: &Desk, link: &Link, published: &Published) -> Option<(Str
 
 async fn put(desk: &Desk, link: &Link, published: &Published, key: &Key) -> Result<(), RedisFault> {
     let Some(token) = published.token.0.cell.alive() else { return Ok(()) };
-    let left = token.left(Instant::now(), published.token.0.clock.read());
+    let left = token.left(Instant::now(), published.token.0.clock().read());
     if left < LEFT_MIN {
         return Ok(());
     }
