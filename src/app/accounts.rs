@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::Account;
 use crate::token::{
-    self, Alone, ConfiguredStore, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, Turns, WallClock,
+    self, Alone, ConfiguredStore, Endpoint, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, Turns,
+    WallClock,
 };
 use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
 
@@ -36,25 +37,26 @@ pub(super) type Tokens = Arc<Mutex<Arc<[TokenHandle]>>>;
 #[derive(Debug)]
 struct Kept {
     account: Arc<Account>,
-    secret: Fingerprint,
     keeper: KeeperTask,
 }
 
-/// The hosts of each platform, shared by the sources of all its accounts.
+/// The endpoint of each platform, shared by the sources of all its accounts.
 #[derive(Debug, Clone)]
-pub(super) struct HostsOf {
-    weixin: Arc<[UpstreamHost]>,
-    wecom: Arc<[UpstreamHost]>,
+pub(super) struct Endpoints {
+    weixin: Arc<Endpoint>,
+    wecom: Arc<Endpoint>,
 }
 
-// === impl HostsOf ===
+// === impl Endpoints ===
 
-impl HostsOf {
-    pub(super) fn new(upstream: &config::Upstream) -> Self {
-        Self { weixin: upstream.hosts.as_slice().into(), wecom: upstream.wecom_hosts.as_slice().into() }
+impl Endpoints {
+    pub(super) fn new(upstream: &config::Upstream, client: &reqwest::Client) -> Self {
+        let of =
+            |hosts: &[UpstreamHost]| Arc::new(Endpoint { client: client.clone(), hosts: hosts.to_vec() });
+        Self { weixin: of(&upstream.hosts), wecom: of(&upstream.wecom_hosts) }
     }
 
-    pub(super) fn platform(&self, platform: Platform) -> Arc<[UpstreamHost]> {
+    pub(super) fn platform(&self, platform: Platform) -> Arc<Endpoint> {
         Arc::clone(match platform {
             Platform::Weixin => &self.weixin,
             Platform::Wecom => &self.wecom,
@@ -80,7 +82,7 @@ impl Accounts {
 
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
-        let hosts = HostsOf::new(&config.upstream);
+        let endpoints = Endpoints::new(&config.upstream, &self.client);
         let mut before: HashMap<AccountName, Kept> =
             std::mem::take(&mut self.running).into_iter().map(Kept::by_name).collect();
         let mut running = Vec::with_capacity(config.accounts.len());
@@ -90,8 +92,9 @@ impl Accounts {
             // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
             let is_well = |kept: &Kept| !kept.account.token.is_failing();
             let same = |kept: &Kept| {
-                let Account { app_id, grant, .. } = &*kept.account;
-                *app_id == account.app_id && *grant == account.grant && kept.secret == secret && is_well(kept)
+                let Account { app_id, grant, app_secret, .. } = &*kept.account;
+                let is_same = *app_id == account.app_id && *grant == account.grant;
+                is_same && app_secret.fingerprint() == secret && is_well(kept)
             };
             match before.remove(&account.name) {
                 Some(kept) if same(&kept) => {
@@ -107,7 +110,7 @@ impl Accounts {
         // The old keepers end first: two would fetch, and save, for one account.
         stop(ended).await;
         for (account, secret) in started {
-            running.push(self.start(account, secret, config, &hosts));
+            running.push(self.start(account, secret, config, &endpoints));
         }
         running.sort_by(|one, other| one.account.name.cmp(&other.account.name));
         self.running = running;
@@ -120,11 +123,10 @@ impl Accounts {
         account: &config::Account,
         secret: Fingerprint,
         config: &Config,
-        hosts: &HostsOf,
+        endpoints: &Endpoints,
     ) -> Kept {
         let source = HttpTokenSource::new(
-            self.client.clone(),
-            hosts.platform(account.grant.platform()),
+            endpoints.platform(account.grant.platform()),
             account.grant,
             account.app_id.clone(),
             account.app_secret.clone(),
@@ -149,7 +151,7 @@ impl Accounts {
             grant: account.grant,
             token,
         };
-        Kept { account: Arc::new(account), secret, keeper }
+        Kept { account: Arc::new(account), keeper }
     }
 
     /// The accounts of `config` that run, with their tokens.

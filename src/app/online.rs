@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::accounts::HostsOf;
+use super::accounts::Endpoints;
 use crate::config::{self, Config, UpstreamHost};
 use crate::proxy::upstream;
 use crate::token::publish;
@@ -42,11 +42,10 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     }
     findings.push(store(config).await);
     findings.extend(publishing(config).await);
-    let hosts = HostsOf::new(&config.upstream);
+    let endpoints = Endpoints::new(&config.upstream, &client);
     for account in &config.accounts {
         let source = HttpTokenSource::new(
-            client.clone(),
-            hosts.platform(account.grant.platform()),
+            endpoints.platform(account.grant.platform()),
             harmless(account.grant),
             account.app_id.clone(),
             account.app_secret.clone(),

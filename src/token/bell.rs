@@ -52,10 +52,9 @@ pub(super) struct Bell {
 
 /// Where the keeper is.
 enum Whereabouts {
-    /// Not there yet, or no more.
-    Gone,
     AtRest(Box<dyn Sleeper>),
-    Awake(Box<Awake>),
+    /// `None`: not there yet, or no more. Two variants need no room for a mark.
+    Awake(Option<Box<Awake>>),
 }
 
 /// A keeper whose task runs, or has ended by itself.
@@ -66,24 +65,26 @@ struct Awake {
     waker: Option<Waker>,
 }
 
+const GONE: Whereabouts = Whereabouts::Awake(None);
+
 // === impl Bell ===
 
 impl Bell {
     /// A bell of a keeper that is to come.
     pub(super) fn new() -> Self {
-        Self { whereabouts: Mutex::new(Whereabouts::Gone), rung: AtomicU8::new(0) }
+        Self { whereabouts: Mutex::new(GONE), rung: AtomicU8::new(0) }
     }
 
     /// Has the keeper wake up, and hear it. Never waits.
     pub(super) fn ring(&self, ring: Ring) {
         self.rung.fetch_or(ring as u8, Ordering::SeqCst);
         let mut whereabouts = self.whereabouts();
-        match std::mem::replace(&mut *whereabouts, Whereabouts::Gone) {
-            Whereabouts::Gone => {}
+        match std::mem::replace(&mut *whereabouts, GONE) {
+            Whereabouts::Awake(None) => {}
             Whereabouts::AtRest(sleeper) => *whereabouts = Whereabouts::awake(sleeper, None),
-            Whereabouts::Awake(mut awake) => {
+            Whereabouts::Awake(Some(mut awake)) => {
                 let waker = awake.waker.take();
-                *whereabouts = Whereabouts::Awake(awake);
+                *whereabouts = Whereabouts::Awake(Some(awake));
                 drop(whereabouts);
                 if let Some(waker) = waker {
                     waker.wake();
@@ -106,11 +107,11 @@ impl Bell {
     /// Has a keeper that rests in line wake up with its turn. One that does not, has no use for it.
     pub(super) fn call(&self, turn: OwnedSemaphorePermit) {
         let mut whereabouts = self.whereabouts();
-        match std::mem::replace(&mut *whereabouts, Whereabouts::Gone) {
+        match std::mem::replace(&mut *whereabouts, GONE) {
             Whereabouts::AtRest(sleeper) if sleeper.is_in_line() => {
                 *whereabouts = Whereabouts::awake(sleeper, Some(turn));
             }
-            other @ (Whereabouts::Gone | Whereabouts::AtRest(_) | Whereabouts::Awake(_)) => {
+            other @ (Whereabouts::AtRest(_) | Whereabouts::Awake(_)) => {
                 *whereabouts = other;
             }
         }
@@ -140,12 +141,12 @@ impl Bell {
     pub(super) fn stop(&self) -> Option<JoinHandle<()>> {
         self.rung.fetch_or(Ring::Stop as u8, Ordering::SeqCst);
         let mut whereabouts = self.whereabouts();
-        let (task, waker, sleeper) = match std::mem::replace(&mut *whereabouts, Whereabouts::Gone) {
-            Whereabouts::Gone => (None, None, None),
+        let (task, waker, sleeper) = match std::mem::replace(&mut *whereabouts, GONE) {
+            Whereabouts::Awake(None) => (None, None, None),
             Whereabouts::AtRest(sleeper) => (None, None, Some(sleeper)),
-            Whereabouts::Awake(mut awake) => {
+            Whereabouts::Awake(Some(mut awake)) => {
                 let (task, waker) = (awake.task.take(), awake.waker.take());
-                *whereabouts = Whereabouts::Awake(awake);
+                *whereabouts = Whereabouts::Awake(Some(awake));
                 (task, waker, None)
             }
         };
@@ -161,9 +162,9 @@ impl Bell {
     /// Whether the keeper has ended, be it by a fault.
     pub(super) fn has_ended(&self) -> bool {
         match &*self.whereabouts() {
-            Whereabouts::Gone => true,
+            Whereabouts::Awake(None) => true,
             Whereabouts::AtRest(_) => false,
-            Whereabouts::Awake(awake) => awake.task.as_ref().is_none_or(JoinHandle::is_finished),
+            Whereabouts::Awake(Some(awake)) => awake.task.as_ref().is_none_or(JoinHandle::is_finished),
         }
     }
 
@@ -177,7 +178,7 @@ impl Bell {
     }
 
     fn listen(&self, context: &Context<'_>) {
-        if let Whereabouts::Awake(awake) = &mut *self.whereabouts() {
+        if let Whereabouts::Awake(Some(awake)) = &mut *self.whereabouts() {
             match &mut awake.waker {
                 Some(waker) => waker.clone_from(context.waker()),
                 waker @ None => *waker = Some(context.waker().clone()),
@@ -213,7 +214,7 @@ impl fmt::Debug for Bell {
 
 impl Whereabouts {
     fn awake(sleeper: Box<dyn Sleeper>, turn: Permit) -> Self {
-        let Some(task) = sleeper.wake(turn) else { return Self::Gone };
-        Self::Awake(Box::new(Awake { task: Some(task), waker: None }))
+        let Some(task) = sleeper.wake(turn) else { return GONE };
+        Self::Awake(Some(Box::new(Awake { task: Some(task), waker: None })))
     }
 }

@@ -29,6 +29,7 @@ pub struct WallClock(Arc<Clock>);
 struct Clock {
     read: Option<Box<dyn Fn() -> UnixSeconds + Send + Sync>>,
     followers: Mutex<Followers>,
+    made_at: Instant,
     /// There is an alarm before the one that the watcher waits for.
     sooner: Arc<Notify>,
 }
@@ -42,8 +43,8 @@ struct Followers {
     runtime: Option<Handle>,
 }
 
-/// When, and of whom: the address of what the keeper shares.
-type Alarm = (Instant, usize);
+/// When, in nanoseconds since the clock was made, and of whom: the address of what the keeper shares.
+type Alarm = (u64, usize);
 
 /// The two clocks are compared this often.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -94,7 +95,7 @@ impl WallClock {
 
     /// Rings at `at` for the keeper of `shared`, which has this one alarm at most.
     pub(super) fn set_alarm(&self, at: Instant, shared: &Arc<Shared>) {
-        let alarm = (at, Arc::as_ptr(shared).addr());
+        let alarm = self.0.alarm(at, shared);
         let mut followers = self.0.followers();
         let is_first = followers.alarms.first_key_value().is_none_or(|(first, _)| alarm < *first);
         followers.alarms.insert(alarm, Arc::downgrade(shared));
@@ -106,11 +107,17 @@ impl WallClock {
 
     /// Takes that alarm back, if it has not rung.
     pub(super) fn cancel_alarm(&self, at: Instant, shared: &Arc<Shared>) {
-        self.0.followers().alarms.remove(&(at, Arc::as_ptr(shared).addr()));
+        let alarm = self.0.alarm(at, shared);
+        self.0.followers().alarms.remove(&alarm);
     }
 
     fn new(read: Option<Box<dyn Fn() -> UnixSeconds + Send + Sync>>) -> Self {
-        Self(Arc::new(Clock { read, followers: Mutex::default(), sooner: Arc::default() }))
+        Self(Arc::new(Clock {
+            read,
+            followers: Mutex::default(),
+            made_at: Instant::now(),
+            sooner: Arc::default(),
+        }))
     }
 }
 
@@ -172,7 +179,7 @@ impl Clock {
         loop {
             let mut followers = self.followers();
             let first = followers.alarms.first_entry()?;
-            let (at, _) = *first.key();
+            let at = self.made_at + Duration::from_nanos(first.key().0);
             if at > now {
                 return Some(at);
             }
@@ -182,6 +189,12 @@ impl Clock {
                 keeper.bell.ring(Ring::Look);
             }
         }
+    }
+
+    /// An alarm at a time before the clock was made rings at once.
+    fn alarm(&self, at: Instant, shared: &Arc<Shared>) -> Alarm {
+        let since_made = at.saturating_duration_since(self.made_at).as_nanos();
+        (u64::try_from(since_made).unwrap_or(u64::MAX), Arc::as_ptr(shared).addr())
     }
 
     fn followers(&self) -> MutexGuard<'_, Followers> {

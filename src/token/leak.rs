@@ -72,7 +72,6 @@ pub enum LeakRefusal {
 /// The button, and what came of it.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    kind: GrantKind,
     /// `None`: it is known that there was no press, and no call in the last day. That is nearly every account.
     run: Mutex<Option<Box<Run>>>,
 }
@@ -129,7 +128,7 @@ pub(super) async fn attend<T: TokenStore>(
     ledger: &Ledger,
     is_at_rest: &AtomicBool,
 ) {
-    if shared.leak.kind == GrantKind::Wecom {
+    if shared.grant == GrantKind::Wecom {
         is_at_rest.store(true, SeqCst);
         return std::future::pending().await;
     }
@@ -233,12 +232,12 @@ async fn load<T: TokenStore>(store: &T) -> BTreeMap<String, Kept> {
 impl Desk {
     pub(super) fn new(kind: GrantKind) -> Self {
         let unread = (kind != GrantKind::Wecom).then(Box::<Run>::default);
-        Self { kind, run: Mutex::new(unread) }
+        Self { run: Mutex::new(unread) }
     }
 
     /// Presses the button. Whoever does that rings the bell then ([`Ring::Pressed`]).
-    pub(super) fn press(&self, now: UnixSeconds) -> Result<(), LeakRefusal> {
-        if self.kind == GrantKind::Wecom {
+    pub(super) fn press(&self, kind: GrantKind, now: UnixSeconds) -> Result<(), LeakRefusal> {
+        if kind == GrantKind::Wecom {
             return Err(LeakRefusal::Impossible);
         }
         let mut run = self.run();
@@ -258,13 +257,13 @@ impl Desk {
         Ok(())
     }
 
-    pub(super) fn status(&self, now: UnixSeconds) -> LeakStatus {
+    pub(super) fn status(&self, kind: GrantKind, now: UnixSeconds) -> LeakStatus {
         let run = self.run();
         let at_rest = Run::default();
         let run = run.as_deref().unwrap_or(&at_rest);
         let used: Vec<UnixSeconds> = run.used.iter().copied().filter(|at| counts(*at, now)).collect();
         LeakStatus {
-            state: if self.kind == GrantKind::Wecom { "impossible" } else { run.state },
+            state: if kind == GrantKind::Wecom { "impossible" } else { run.state },
             calls_left: run.left,
             next_call_in: run.next_at.map(|at| at.saturating_duration_since(Instant::now())),
             last: run.last,

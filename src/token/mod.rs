@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{AccountName, Generation};
+use crate::types::{AccountName, Generation, GrantKind};
 
 pub mod schedule;
 
@@ -61,7 +61,7 @@ pub use cell::{Guard, Token};
 pub use clock::WallClock;
 pub use keeper::{Alone, KeeperTask, Life, start};
 pub use leak::{CALLS_PER_DAY, LeakRefusal, LeakStatus, Ledger};
-pub use source::{HttpTokenSource, SourceError, TokenSource, http_client};
+pub use source::{Endpoint, HttpTokenSource, SourceError, TokenSource, http_client};
 pub use status::{Counts, Ending, LastEnding, Status, Totals};
 pub use store::{ConfiguredStore, StoreError, TokenStore, try_redis};
 pub use turns::Turns;
@@ -104,8 +104,8 @@ pub struct NoToken {
 pub(crate) struct Shared {
     account: AccountName,
     cell: Cell,
-    /// Whether every renewal ends a token.
-    rotates: bool,
+    /// How the account gets its tokens.
+    grant: GrantKind,
     leak: Desk,
     record: Record,
     hushed: Hushed,
@@ -187,7 +187,7 @@ impl TokenHandle {
     /// Notes that a newer token was refused on this path too. Where every renewal ends a token, the path is quiet then:
     /// one that says 40001 whatever the token (wechat.md, trap 5) would cost a renewal a request.
     pub fn refused_again(&self, path_hash: u64, now: Instant) {
-        if self.0.rotates {
+        if self.0.grant.rotates() {
             self.hush(path_hash, now);
         }
     }
@@ -196,9 +196,9 @@ impl TokenHandle {
     /// far it has come.
     pub fn leaked(&self) -> Result<LeakStatus, LeakRefusal> {
         let now = self.0.clock().read();
-        self.0.leak.press(now)?;
+        self.0.leak.press(self.0.grant, now)?;
         self.0.bell.ring(Ring::Pressed);
-        Ok(self.0.leak.status(now))
+        Ok(self.0.leak.status(self.0.grant, now))
     }
 
     /// What operators see.
@@ -217,7 +217,7 @@ impl TokenHandle {
             failures: notes.failures,
             in_flight: progress.in_flight(),
             next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
-            leak: self.0.leak.status(self.0.clock().read()),
+            leak: self.0.leak.status(self.0.grant, self.0.clock().read()),
             counts: Counts::of(&notes),
         }
     }

@@ -115,8 +115,9 @@ pub(crate) struct Record(Mutex<Notes>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// The last ending's word and time; what there is to say besides of a failure has a place of its own.
-    ended: Option<(&'static str, UnixSeconds)>,
+    /// When the last attempt ended, and how; what there is to say of a failure has a place of its own.
+    ended_at: UnixSeconds,
+    ended: Ended,
     failure: Option<Box<LastEnding>>,
     pub(crate) failures: u32,
     /// Attempts that ended in good health; 68 years of one each second.
@@ -124,6 +125,16 @@ pub(crate) struct Notes {
     same: u32,
     /// What happens to few accounts.
     rare: Option<Box<Tallies>>,
+}
+
+/// [`Ending`], as small as it can be.
+#[derive(Debug, Default, Clone, Copy)]
+enum Ended {
+    #[default]
+    Never,
+    Renewed,
+    Same,
+    Failed,
 }
 
 /// The rest of [`Counts`].
@@ -302,16 +313,23 @@ impl Notes {
     }
 
     /// Notes how an attempt ended.
-    pub(crate) fn note(&mut self, ending: LastEnding) {
-        self.ended = Some((ending.word, ending.at));
-        self.failure = (ending.said.is_some() || ending.advice.is_some()).then(|| Box::new(ending));
+    pub(crate) fn note(&mut self, ending: &Ending, at: UnixSeconds) {
+        self.ended_at = at;
+        (self.ended, self.failure) = match ending {
+            Ending::Renewed => (Ended::Renewed, None),
+            Ending::Same => (Ended::Same, None),
+            Ending::Failed(_) => (Ended::Failed, Some(Box::new(ending.shown(at)))),
+        };
     }
 
     /// How the last attempt ended.
     pub(crate) fn last(&self) -> Option<LastEnding> {
-        let (word, at) = self.ended?;
-        let plain = LastEnding { word, at, advice: None, said: None, ip: None };
-        Some(self.failure.as_deref().cloned().unwrap_or(plain))
+        match self.ended {
+            Ended::Never => None,
+            Ended::Renewed => Some(Ending::Renewed.shown(self.ended_at)),
+            Ended::Same => Some(Ending::Same.shown(self.ended_at)),
+            Ended::Failed => self.failure.as_deref().cloned(),
+        }
     }
 }
 

@@ -143,6 +143,10 @@ mod tests {
         }
     }
 
+    async fn wait_for_one(watched: Arc<Watched<u32>>) -> Result<(), Closed> {
+        watched.reader().changed().await
+    }
+
     #[tokio::test]
     async fn the_newest_value_is_seen_and_a_last_one_before_the_end() {
         let watched = Watched::new(0);
@@ -175,10 +179,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_are_woken_by_the_end_and_nobody_is_waited_on_after() {
         let watched = Arc::new(Watched::new(0_u32));
-        let waiter = tokio::spawn({
-            let watched = Arc::clone(&watched);
-            async move { watched.reader().changed().await }
-        });
+        let waiter = tokio::spawn(wait_for_one(Arc::clone(&watched)));
         while watched.state().waiting.is_none() {
             tokio::task::yield_now().await;
         }

@@ -19,11 +19,11 @@ pub struct AppSecret(Arc<Zeroizing<String>>);
 
 /// WeChat's `access_token`: 1 to [`AccessToken::LENGTH_MAX`] characters that need no escaping in a query.
 #[derive(Clone)]
-pub struct AccessToken(Arc<Zeroizing<String>>);
+pub struct AccessToken(Arc<Zeroizing<Box<str>>>);
 
-/// The SHA-256 of an access token: tells whether another one is the same, and cannot be used as one.
+/// Half of the SHA-256 of an access token: tells whether another one is the same, and cannot be used as one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct TokenDigest([u8; 32]);
+pub struct TokenDigest([u8; 16]);
 
 /// A client's key to weigate, as made by `weigate key`.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ impl AccessToken {
         if !text.bytes().all(plain) {
             return Err(TokenTextError::Character);
         }
-        Ok(Self(Arc::new(Zeroizing::new(text.to_owned()))))
+        Ok(Self(Arc::new(Zeroizing::new(text.into()))))
     }
 
     /// The text. Only what puts it into a request or a store may call this.
@@ -121,7 +121,9 @@ impl AccessToken {
 
     /// The digest of the token.
     pub fn digest(&self) -> TokenDigest {
-        TokenDigest(Sha256::digest(self.0.as_bytes()).into())
+        let mut half = [0; 16];
+        half.iter_mut().zip(Sha256::digest(self.0.as_bytes())).for_each(|(to, from)| *to = from);
+        TokenDigest(half)
     }
 
     /// The fingerprint of the token.

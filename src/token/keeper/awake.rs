@@ -53,7 +53,7 @@ async fn live<S: TokenSource, T: TokenStore>(mut keeper: Box<Keeper<S, T>>, turn
     while keeper.work(&shared, turn.take()).await {
         let turns = keeper.is_in_line.then(|| keeper.turns.clone());
         if turns.is_none() {
-            shared.clock().set_alarm(keeper.next.at, &shared);
+            shared.clock().set_alarm(keeper.next_at, &shared);
         }
         let Some(rung_for) = shared.bell.rest(keeper) else {
             // Not before it rests: whoever is awake is not called.
@@ -69,7 +69,7 @@ async fn live<S: TokenSource, T: TokenStore>(mut keeper: Box<Keeper<S, T>>, turn
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Works until there is nothing to do; says whether it was that, or being told to stop. Then the last token is stored.
     async fn work(&mut self, shared: &Shared, turn: Permit) -> bool {
-        self.shared.clock().cancel_alarm(self.next.at, &self.shared);
+        self.shared.clock().cancel_alarm(self.next_at, &self.shared);
         let (store, app_id, ledger) = (self.store.clone(), self.app_id.clone(), self.ledger.clone());
         let saves = Arc::new(Watched::new(None));
         self.saves = Some(Arc::clone(&saves));
@@ -112,7 +112,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         loop {
             let mut mode = Mode::Normal;
             // What is due within the timer's millisecond is waited for here.
-            is_at_rest.store(!news.may_come() && Instant::now() < self.next.at, SeqCst);
+            is_at_rest.store(!news.may_come() && Instant::now() < self.next_at, SeqCst);
             tokio::select! {
                 biased;
                 () = shared.bell.heard(Ring::Stop) => return,
@@ -128,14 +128,14 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                         self.note(ending);
                     }
                 }
-                () = sleep_until(self.next.at) => {}
+                () = sleep_until(self.next_at) => {}
             }
             is_at_rest.store(false, SeqCst);
             if self.clock_has_jumped() {
                 self.hasten();
             }
             let called = turn.take();
-            if mode == Mode::Normal && Instant::now() < self.next.at {
+            if mode == Mode::Normal && Instant::now() < self.next_at {
                 continue;
             }
             let turn = if mode == Mode::Force {
@@ -181,15 +181,19 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             self.shared.record.notes().counts().asked += 1;
         }
         // Those who ask see `not_before` too, and don't wait for what is further away.
-        if self.next.not_before <= Instant::now() + PATIENCE {
+        if self.not_before() <= Instant::now() + PATIENCE {
             self.asked = true;
             self.hasten();
         }
     }
 
+    fn not_before(&self) -> Instant {
+        self.shared.progress.look(|progress| progress.next.not_before)
+    }
+
     /// The next attempt comes as soon as it may.
     fn hasten(&mut self) {
-        self.next.at = self.next.at.min(self.next.not_before.max(Instant::now()));
+        self.next_at = self.next_at.min(self.not_before().max(Instant::now()));
     }
 
     /// Whether the wall clock has gone another way than the monotonic one.

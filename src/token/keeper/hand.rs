@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use super::{Keeper, STORE_MAX};
+use super::{Keeper, Known, STORE_MAX};
 use crate::token::cell::Token;
 use crate::token::clock::JUMP;
 use crate::token::schedule::{self, Turn};
@@ -67,12 +67,11 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                     account = %self.shared.account, generation = %token.generation, lives_s = left.as_secs(),
                     fingerprint = %token.access_token.fingerprint(), "took the stored token"
                 );
+                self.saved = Some(Known::of(&stored, token.generation));
                 self.shared.cell.publish(token);
-                self.saved = Some(stored);
             }
         }
-        self.plan(Turn::Loaded);
-        let next = self.next;
+        let next = self.plan(Turn::Loaded);
         self.shared.progress.send_modify(|progress| progress.next = next);
     }
 
@@ -94,7 +93,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
         let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
             let told = old.expires_at.since(old.obtained_at);
-            schedule::lives_on(self.grant, told, old.left(begun, wall), grant.lives)
+            schedule::lives_on(self.shared.grant, told, old.left(begun, wall), grant.lives)
         });
         let token = Token {
             access_token: grant.token,
@@ -130,13 +129,13 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Tells the saver, which works beside this loop, unless the store knows as much already.
     fn save(&mut self, token: &Token) {
-        let known = self.saved.as_ref().is_some_and(|saved| {
+        let known = self.saved.is_some_and(|saved| {
             let moved =
                 saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
-            saved.access_token.is_same(&token.access_token) && moved <= END_MOVES && saved.fence == self.fence
+            saved.generation == token.generation && moved <= END_MOVES && saved.fence == self.fence
         });
         if !known {
-            self.hand_to_saver(self.stored(token));
+            self.hand_to_saver(self.stored(token), token.generation);
         }
     }
 
@@ -150,11 +149,11 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         else {
             return;
         };
-        self.hand_to_saver(self.stored(&token));
+        self.hand_to_saver(self.stored(&token), token.generation);
     }
 
-    fn hand_to_saver(&mut self, stored: Stored) {
-        self.saved = Some(stored.clone());
+    fn hand_to_saver(&mut self, stored: Stored, generation: Generation) {
+        self.saved = Some(Known::of(&stored, generation));
         if let Some(saves) = &self.saves {
             saves.send_modify(|saved| *saved = Some(stored));
         }
@@ -192,13 +191,14 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     pub(super) fn adopt(&mut self, stored: &Stored) -> Ending {
         let newest = self.shared.cell.newest();
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
-        let token = self.token_of(stored, generation.next());
+        let generation = generation.next();
+        let token = self.token_of(stored, generation);
         info!(
             account = %self.shared.account, generation = %token.generation,
             fingerprint = %token.access_token.fingerprint(), "took the token that another weigate fetched"
         );
         self.previous = newest.map(|newest| newest.access_token.digest());
-        (self.fence, self.saved) = (stored.fence, Some(stored.clone()));
+        (self.fence, self.saved) = (stored.fence, Some(Known::of(stored, generation)));
         self.shared.cell.publish(token);
         self.shared.record.notes().counts().adopted += 1;
         Ending::Renewed
@@ -210,8 +210,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             return None;
         }
         let was_shared = self.fence > 0;
-        (self.fence, self.saved) = (stored.fence, Some(stored.clone()));
         let generation = self.shared.cell.generation();
+        (self.fence, self.saved) = (stored.fence, Some(Known::of(stored, generation)));
         self.shared.cell.publish(self.token_of(stored, generation));
         was_shared.then_some(Ending::Same)
     }
@@ -239,6 +239,14 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             expires_at: wall.plus(left),
             good_until: now + left,
         }
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn of(stored: &Stored, generation: Generation) -> Self {
+        Self { generation, expires_at: stored.expires_at, fence: stored.fence }
     }
 }
 

@@ -37,7 +37,7 @@ use super::store::{News, Stored, TokenStore};
 use super::turns::{Permit, Turns};
 use super::watch::Watched;
 use super::{Progress, Shared, TokenHandle};
-use crate::types::{AccountName, AppId, GrantKind, TokenDigest, UnixSeconds};
+use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
 
 /// What a keeper needs to know besides its source and its store.
@@ -80,7 +80,6 @@ pub struct KeeperTask(Arc<Shared>);
 struct Keeper<S, T> {
     /// What of a [`Life`] the account does not have besides.
     app_id: AppId,
-    grant: GrantKind,
     alone: Alone,
     ledger: Ledger,
     turns: Turns,
@@ -94,17 +93,16 @@ struct Keeper<S, T> {
     /// Whether it waits for its turn.
     is_in_line: bool,
     /// What the store has, as far as we know.
-    saved: Option<Stored>,
+    saved: Option<Known>,
     /// The fence of the token in hand; 0 where it was fetched without a claim and is in no shared store yet.
     fence: u64,
-    /// `None` where nothing ever went wrong.
     trouble: Option<Box<Trouble>>,
-    next: Next,
+    /// When the next attempt starts, if nobody asks. Not before what [`Progress`] says, if somebody does.
+    next_at: Instant,
     /// The token before the newest: a server of WeChat that lags behind may hand it out once more.
     previous: Option<TokenDigest>,
     failures: u32,
     sames: u32,
-    renewed_at: Instant,
     /// [`Situation::place`].
     place: f64,
     /// Whether an ask hastened the next attempt.
@@ -113,11 +111,21 @@ struct Keeper<S, T> {
     anchor: (Instant, UnixSeconds),
 }
 
+/// A token of ours in the store: which, its end and its fence.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    generation: Generation,
+    expires_at: UnixSeconds,
+    fence: u64,
+}
+
 /// What most accounts never need.
 #[derive(Debug, Default)]
 struct Trouble {
     repairs: Repairs,
     warned_at: Option<Instant>,
+    /// When there was a new token, or the keeper began; known where each renewal ends a token.
+    renewed_at: Option<Instant>,
 }
 
 /// The store gets this long for one claim; then it is as if it had failed, and the renewal goes on.
@@ -142,7 +150,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
     let shared = Arc::new(Shared {
         account: life.account.clone(),
         cell: Cell::new(life.clock.clone()),
-        rotates: life.grant.rotates(),
+        grant: life.grant,
         leak: Desk::new(life.grant),
         record: Record::default(),
         hushed: Hushed::default(),
@@ -155,9 +163,9 @@ pub fn start<S: TokenSource, T: TokenStore>(
     life.clock.follow(&shared);
     let handle = TokenHandle(Arc::clone(&shared));
     let (anchor, turns) = ((now, life.clock.read()), life.turns.clone());
+    let trouble = shared.grant.rotates().then(|| Trouble { renewed_at: Some(now), ..Trouble::default() });
     let keeper = Box::new(Keeper {
         app_id: life.app_id,
-        grant: life.grant,
         alone: life.alone,
         ledger: life.ledger,
         turns: life.turns,
@@ -170,12 +178,11 @@ pub fn start<S: TokenSource, T: TokenStore>(
         is_in_line: true,
         saved: None,
         fence: 0,
-        trouble: None,
-        next,
+        trouble: trouble.map(Box::new),
+        next_at: now,
         previous: None,
         failures: 0,
         sames: 0,
-        renewed_at: now,
         place,
         asked: false,
         anchor,
@@ -216,7 +223,7 @@ impl Drop for KeeperTask {
 
 impl<S, T> Drop for Keeper<S, T> {
     fn drop(&mut self) {
-        self.shared.clock().cancel_alarm(self.next.at, &self.shared);
+        self.shared.clock().cancel_alarm(self.next_at, &self.shared);
         self.close();
     }
 }
@@ -248,9 +255,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let Attempted { ending, called, unused } = self.renew(news, wish, permit).await;
 
         self.count(&ending, asked, called);
-        self.plan(turn_of(&ending));
+        let next = self.plan(turn_of(&ending));
         self.tell(&ending);
-        let next = self.next;
         self.shared.progress.send_modify(|progress| {
             progress.ended += 1;
             progress.forced += u32::from(mode == Mode::Force);
@@ -272,8 +278,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// What the news changed, without an attempt of our own.
     fn note(&mut self, ending: Ending) {
         self.count(&ending, false, false);
-        self.plan(turn_of(&ending));
-        let next = self.next;
+        let next = self.plan(turn_of(&ending));
         self.shared.progress.send_modify(|progress| {
             progress.ending = Some(ending);
             progress.next = next;
@@ -285,9 +290,10 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         match ending {
             Ending::Renewed => {
                 self.failures = 0;
-                let is_paid = asked && self.grant.rotates();
-                let lasted = std::mem::replace(&mut self.renewed_at, Instant::now()).elapsed();
-                self.sames = if is_paid { schedule::paid_in_a_row(self.sames, lasted) } else { 0 };
+                let renewed_at = self.trouble.as_mut().and_then(|trouble| trouble.renewed_at.as_mut());
+                let lasted = renewed_at.map(|at| std::mem::replace(at, Instant::now()).elapsed());
+                self.sames =
+                    lasted.filter(|_| asked).map_or(0, |lasted| schedule::paid_in_a_row(self.sames, lasted));
             }
             Ending::Same => {
                 self.failures = 0;
@@ -295,18 +301,19 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
             Ending::Failed(_) => self.failures = self.failures.saturating_add(1),
         }
-        let shown = ending.shown(self.shared.clock().read());
+        let at = self.shared.clock().read();
         let mut notes = self.shared.record.notes();
         if called {
             notes.fetched(ending);
         }
         notes.failures = self.failures;
-        notes.note(shown);
+        notes.note(ending, at);
     }
 
-    fn plan(&mut self, turn: Turn) {
-        self.next = schedule::next_try(&Situation {
-            kind: self.grant,
+    /// Whoever plans tells the others what is returned.
+    fn plan(&mut self, turn: Turn) -> Next {
+        let next = schedule::next_try(&Situation {
+            kind: self.shared.grant,
             now: Instant::now(),
             good_until: self.shared.cell.alive().map(|token| token.good_until),
             turn,
@@ -315,6 +322,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             jitter: self.jitter.f64(),
             place: self.place,
         });
+        self.next_at = next.at;
+        next
     }
 
     /// A line in the log for what a person may have to know.
@@ -330,7 +339,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             account: &self.shared.account,
             failure,
             failures: self.failures,
-            next_try_s: self.next.at.saturating_duration_since(now).as_secs(),
+            next_try_s: self.next_at.saturating_duration_since(now).as_secs(),
         };
         let trouble = self.trouble.get_or_insert_default();
         trouble.warned_at = complaint.log(trouble.warned_at, now);

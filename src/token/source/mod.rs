@@ -53,11 +53,19 @@ pub enum SourceError {
     NoClaim,
 }
 
+/// Where the accounts of one platform ask for their tokens.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// As [`http_client`] makes it.
+    pub client: reqwest::Client,
+    /// The platform's hosts, tried in order: the next one when one cannot be connected to.
+    pub hosts: Vec<UpstreamHost>,
+}
+
 /// WeChat's or `WeCom`'s token endpoint, for one account.
 #[derive(Debug)]
 pub struct HttpTokenSource {
-    client: reqwest::Client,
-    hosts: Arc<[UpstreamHost]>,
+    endpoint: Arc<Endpoint>,
     kind: GrantKind,
     app_id: AppId,
     app_secret: AppSecret,
@@ -165,16 +173,9 @@ impl SourceError {
 // === impl HttpTokenSource ===
 
 impl HttpTokenSource {
-    /// For one account. `hosts` are those of its platform, tried in order: the next one when one cannot be connected
-    /// to.
-    pub fn new(
-        client: reqwest::Client,
-        hosts: Arc<[UpstreamHost]>,
-        kind: GrantKind,
-        app_id: AppId,
-        app_secret: AppSecret,
-    ) -> Self {
-        Self { client, hosts, kind, app_id, app_secret }
+    /// For one account, whose platform's endpoint that is.
+    pub fn new(endpoint: Arc<Endpoint>, kind: GrantKind, app_id: AppId, app_secret: AppSecret) -> Self {
+        Self { endpoint, kind, app_id, app_secret }
     }
 
     async fn call(&self, host: &UpstreamHost, call: &Call) -> Result<Grant, SourceError> {
@@ -182,11 +183,12 @@ impl HttpTokenSource {
         let url = Zeroizing::new(format!("{host}{}", call.target.as_str()));
         let request = match &call.body {
             Some(body) => self
+                .endpoint
                 .client
                 .post(url.as_str())
                 .header(http::header::CONTENT_TYPE, token_call::CONTENT_TYPE)
                 .body(Bytes::copy_from_slice(body)),
-            None => self.client.get(url.as_str()),
+            None => self.endpoint.client.get(url.as_str()),
         };
         let mut reply = request.send().await.map_err(fault)?;
         let status = reply.status().as_u16();
@@ -206,7 +208,7 @@ impl TokenSource for HttpTokenSource {
     async fn fetch(&self, mode: Mode) -> Result<Grant, SourceError> {
         let call = token_call::encode(self.kind, mode, &self.app_id, &self.app_secret);
         let mut last = SourceError::Unreachable(Box::new(NoHost));
-        for host in self.hosts.iter() {
+        for host in &self.endpoint.hosts {
             match self.call(host, &call).await {
                 Err(SourceError::Unreachable(cause)) if is_connect(cause.as_ref()) => {
                     last = SourceError::Unreachable(cause);

@@ -29,7 +29,8 @@ fn source(hosts: &[UpstreamHost]) -> HttpTokenSource {
 
 fn source_of(kind: GrantKind, hosts: &[UpstreamHost]) -> HttpTokenSource {
     let secret = AppSecret::new("5ecre7-canary".to_owned());
-    HttpTokenSource::new(client(), hosts.into(), kind, AppId::parse("wx1").unwrap(), secret)
+    let endpoint = Arc::new(Endpoint { client: client(), hosts: hosts.to_vec() });
+    HttpTokenSource::new(endpoint, kind, AppId::parse("wx1").unwrap(), secret)
 }
 
 /// A POST ends with its JSON, a GET with its head.
