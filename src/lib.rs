@@ -11,7 +11,8 @@
 //!                   src/proxy, one single-threaded runtime per core; nothing on it locks or changes threads
 //!
 //! a token's life    schedule → keeper → source → cell → store
-//!                   src/token, one task per account, on a runtime of its own; the only writer of a token
+//!                   src/token, one keeper per account, a task while it has something to do, on a runtime of its own;
+//!                   the only writer of a token
 //! ```
 //!
 //! They meet in one place: the cell, an `ArcSwap` that the keeper writes and requests read. Beside it, for programs that do
@@ -37,7 +38,7 @@
 //! * A request goes to WeChat at most twice, and twice only when WeChat said that the token is invalid
 //!   (it turns such a request away before it acts) or, for GET and HEAD, when its connection died without a byte of a
 //!   reply. What WeChat says it has not looked at, as HTTP/2 can, does not count.
-//! * One account's token is fetched by one task; whoever hangs up stops nothing.
+//! * One account's token is fetched by one keeper; whoever hangs up stops nothing.
 //! * An AppSecret, a token or a client key is in no log, error text, metric, panic or response header.
 //! * Every byte of path, query and body but `access_token` arrives as it was sent.
 

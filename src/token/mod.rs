@@ -1,4 +1,4 @@
-//! A token's life: one task for each account fetches its token before the old one dies, and requests read it.
+//! A token's life: one keeper for each account fetches its token before the old one dies, and requests read it.
 //!
 //! ```text
 //! boot    store.load ── alive ──> cell (generation 1) ──> schedule
@@ -8,11 +8,11 @@
 //!                    · news from a store that other processes share
 //!         claim      may this process fetch? go | adopt what another has fetched | wait for the one that fetches;
 //!                    a store of one process always says go, a store that fails for 1 s is done without
-//!         fetch      one at a time, because one task does it; 10 s at most
+//!         fetch      one at a time, because one keeper does it; 10 s at most
 //!         publish    requests see it from here on
 //!         announce   those who wait wake: renewed | same | failed
 //!         save       beside the loop, best effort: a failure is logged and counted, the token stays in use
-//!         schedule   when to try next
+//!         schedule   when to try next; until then the keeper rests, without a task (`bell.rs`)
 //! ```
 //!
 //! Promises: [`TokenHandle::current`] takes no lock and never waits. Two fetches for one account never overlap and
@@ -21,7 +21,7 @@
 //!
 //! Not here: what a 40001 on an API call means (`proxy/inspect.rs`), and who may have the token (`clients/`).
 //!
-//! # Why one task, and not a lock
+//! # Why one keeper, and not a lock
 //!
 //! Single flight by ownership needs no rule for a leader that dies: callers never fetch, they read the cell or ask.
 //! Asks name a generation, since "renew, if you still hold generation 7" can be said any number of times.

@@ -67,7 +67,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                     account = %self.shared.account, generation = %token.generation, lives_s = left.as_secs(),
                     fingerprint = %token.access_token.fingerprint(), "took the stored token"
                 );
-                self.saved = Some(Known::of(&stored, token.generation));
+                self.saved = Known::of(&stored, token.generation);
                 self.shared.cell.publish(token);
             }
         }
@@ -129,12 +129,11 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Tells the saver, which works beside this loop, unless the store knows as much already.
     fn save(&mut self, token: &Token) {
-        let known = self.saved.is_some_and(|saved| {
-            let moved =
-                saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
-            saved.generation == token.generation && moved <= END_MOVES && saved.fence == self.fence
-        });
-        if !known {
+        let saved = self.saved;
+        let moved = saved.expires_at.since(token.expires_at).max(token.expires_at.since(saved.expires_at));
+        let is_known =
+            saved.generation == token.generation && moved <= END_MOVES && saved.fence == self.fence;
+        if !is_known {
             self.hand_to_saver(self.stored(token), token.generation);
         }
     }
@@ -153,7 +152,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     }
 
     fn hand_to_saver(&mut self, stored: Stored, generation: Generation) {
-        self.saved = Some(Known::of(&stored, generation));
+        self.saved = Known::of(&stored, generation);
         if let Some(saves) = &self.saves {
             saves.send_modify(|saved| *saved = Some(stored));
         }
@@ -198,7 +197,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             fingerprint = %token.access_token.fingerprint(), "took the token that another weigate fetched"
         );
         self.previous = newest.map(|newest| newest.access_token.digest());
-        (self.fence, self.saved) = (stored.fence, Some(Known::of(stored, generation)));
+        (self.fence, self.saved) = (stored.fence, Known::of(stored, generation));
         self.shared.cell.publish(token);
         self.shared.record.notes().counts().adopted += 1;
         Ending::Renewed
@@ -211,7 +210,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         }
         let was_shared = self.fence > 0;
         let generation = self.shared.cell.generation();
-        (self.fence, self.saved) = (stored.fence, Some(Known::of(stored, generation)));
+        (self.fence, self.saved) = (stored.fence, Known::of(stored, generation));
         self.shared.cell.publish(self.token_of(stored, generation));
         was_shared.then_some(Ending::Same)
     }

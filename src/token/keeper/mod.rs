@@ -1,14 +1,20 @@
-//! The keeper: one task for each account, the only one that fetches its token and the only writer of its cell.
+//! The keeper: one for each account, the only one that fetches its token and the only writer of its cell. It has a task
+//! while there is something to do.
 //!
 //! It promises what `mod.rs` says, to stop when told to (or when its [`KeeperTask`] is dropped), and to leave nothing
 //! behind that runs. It knows no HTTP and no files.
+//!
+//! # Why it is small
+//!
+//! Nearly all accounts are at rest nearly all the time. One costs 240 bytes here and 304 in [`Shared`]; `tests/memory`
+//! holds the sum, with the token and all tables, below 1,024. What few of them need is boxed ([`Trouble`]).
 //!
 //! # Why it watches the wall clock
 //!
 //! A token's end is stored as wall time and waited for by the monotonic clock. After a suspension or a clock set by
 //! hand the two disagree, and only WeChat knows what is left: one call in normal mode says it.
 //!
-//! `awake.rs` has the loop; `claim.rs` one attempt, from the claim to the fetch; `hand.rs` what becomes of a token that
+//! `awake.rs` has the task and its loop; `claim.rs` one attempt, from the claim to the fetch; `hand.rs` what becomes of a token that
 //! came, whoever fetched it.
 
 mod awake;
@@ -93,7 +99,7 @@ struct Keeper<S, T> {
     /// Whether it waits for its turn.
     is_in_line: bool,
     /// What the store has, as far as we know.
-    saved: Option<Known>,
+    saved: Known,
     /// The fence of the token in hand; 0 where it was fetched without a claim and is in no shared store yet.
     fence: u64,
     trouble: Option<Box<Trouble>>,
@@ -111,7 +117,7 @@ struct Keeper<S, T> {
     anchor: (Instant, UnixSeconds),
 }
 
-/// A token of ours in the store: which, its end and its fence.
+/// A token of ours in the store: which (none, with [`Generation::NONE`]), its end and its fence.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     generation: Generation,
@@ -176,7 +182,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
         saves: None,
         is_booted: false,
         is_in_line: true,
-        saved: None,
+        saved: Known { generation: Generation::NONE, expires_at: UnixSeconds::default(), fence: 0 },
         fence: 0,
         trouble: trouble.map(Box::new),
         next_at: now,
