@@ -146,6 +146,24 @@ fn unless<T>(
 }
 
 async fn serve_stream(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -> std::io::Result<()> {
+    let Opened { io, speaks_h2, shown } = Box::pin(open(worker, vitals, stream)).await?;
+    vitals.ready(speaks_h2, worker.view().snapshot.limits.requests_per_connection);
+    if speaks_h2 {
+        Box::pin(serve_h2(worker, vitals, &shown, io)).await;
+    } else {
+        Box::pin(serve_h1(worker, vitals, &shown, io)).await;
+    }
+    Ok(())
+}
+
+/// A connection whose protocol is known.
+struct Opened {
+    io: ClientIo,
+    speaks_h2: bool,
+    shown: Rc<Shown>,
+}
+
+async fn open(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -> std::io::Result<Opened> {
     let tls = worker.view().snapshot.tls.clone();
     let (mut io, speaks_h2, shown) = if let Some(tls) = tls {
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
@@ -159,15 +177,10 @@ async fn serve_stream(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -
         let (io, speaks_h2) = until_stop(vitals, sniff).await?;
         (io, speaks_h2, Shown::default())
     };
-    let shown = Rc::new(shown);
-    vitals.ready(speaks_h2, worker.view().snapshot.limits.requests_per_connection);
     if speaks_h2 {
         io.watch_frames(PREFACE.len());
-        Box::pin(serve_h2(worker, vitals, &shown, io)).await;
-    } else {
-        Box::pin(serve_h1(worker, vitals, &shown, io)).await;
     }
-    Ok(())
+    Ok(Opened { io, speaks_h2, shown: Rc::new(shown) })
 }
 
 /// Reads as much as it takes to tell HTTP/2's preface from anything else; what was read is read again. As a rule that
@@ -207,8 +220,59 @@ fn service(
 ///
 /// hyper keeps its buffers, some 16 KiB, while a connection is idle. One that rests is taken out of hyper's hands and
 /// put into a new pair when the client sends again, which costs an allocation or two once a second at the most.
-async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, shown: &Rc<Shown>, mut io: ClientIo) {
-    let limits = worker.view().snapshot.limits.clone();
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep room for the socket twice")]
+fn serve_h1(
+    worker: &Rc<Worker>,
+    vitals: &Rc<Vitals>,
+    shown: &Rc<Shown>,
+    mut io: ClientIo,
+) -> impl Future<Output = ()> {
+    async move {
+        loop {
+            // In a box of its own, which goes when the connection rests.
+            let service = service(worker, vitals, shown);
+            let mut connection = Box::new(http1_settings(worker).serve_connection(TokioIo::new(io), service));
+            let is_resting = serve_until_rest(&mut connection, vitals).await;
+            if !is_resting {
+                return;
+            }
+            worker.counts.connections_rested.one();
+            io = retrieved(*connection);
+            let has_news = {
+                let mut news = pin!(io.news());
+                unless(|cx| vitals.ending(cx) != Ending::None, news.as_mut()).await.is_some()
+            };
+            if !has_news {
+                // It had nothing to say and is told to go.
+                let _closed = io.close().await;
+                return;
+            }
+        }
+    }
+}
+
+/// Says whether it rests; or else it has ended.
+fn serve_until_rest<S>(
+    connection: &mut http1::Connection<TokioIo<ClientIo>, S>,
+    vitals: &Vitals,
+) -> impl Future<Output = bool>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = ReplyBody, Error = Infallible>,
+{
+    let mut is_finishing = false;
+    poll_fn(move |cx| {
+        if !is_finishing && vitals.ending(cx) == Ending::Polite {
+            is_finishing = true;
+            Pin::new(&mut *connection).graceful_shutdown();
+        }
+        let has_ended = Pin::new(&mut *connection).poll(cx).is_ready();
+        if has_ended || vitals.may_rest() { Poll::Ready(!has_ended) } else { Poll::Pending }
+    })
+}
+
+fn http1_settings(worker: &Worker) -> http1::Builder {
+    let view = worker.view();
+    let limits = &view.snapshot.limits;
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
@@ -221,35 +285,7 @@ async fn serve_h1(worker: &Rc<Worker>, vitals: &Rc<Vitals>, shown: &Rc<Shown>, m
     if limits.headers_max != 100 {
         builder.max_headers(limits.headers_max);
     }
-    loop {
-        // In a box of its own, which goes when the connection rests.
-        let mut connection =
-            Box::new(builder.serve_connection(TokioIo::new(io), service(worker, vitals, shown)));
-        let mut is_finishing = false;
-        let is_resting = poll_fn(|cx: &mut Context<'_>| {
-            if !is_finishing && vitals.ending(cx) == Ending::Polite {
-                is_finishing = true;
-                Pin::new(&mut *connection).graceful_shutdown();
-            }
-            let has_ended = Pin::new(&mut connection).poll(cx).is_ready();
-            if has_ended || vitals.may_rest() { Poll::Ready(!has_ended) } else { Poll::Pending }
-        })
-        .await;
-        if !is_resting {
-            return;
-        }
-        worker.counts.connections_rested.one();
-        io = retrieved(*connection);
-        let has_news = {
-            let mut news = pin!(io.news());
-            unless(|cx| vitals.ending(cx) != Ending::None, news.as_mut()).await.is_some()
-        };
-        if !has_news {
-            // It had nothing to say and is told to go.
-            let _closed = io.close().await;
-            return;
-        }
-    }
+    builder
 }
 
 /// A connection's socket, with what hyper had read of it. hyper's buffer, 8 KiB whatever is left in it, goes.
