@@ -3,12 +3,14 @@
 //! The head is written straight into the connection's buffer: no header map is cloned, no URL is built as a value
 //! that could be printed. (HTTP/2 wants both, from the same source: [`OneTry`].) This is one of the few places that read a secret's text.
 
-use std::pin::pin;
+use std::pin::Pin;
+use std::sync::Arc;
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, VIA};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response};
+use http_body::Body;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -18,7 +20,8 @@ use super::headers::{self, Fields};
 use super::refusal::Refusal;
 use super::route::Target;
 use super::snapshot::Account;
-use super::upstream::{Head, Outgoing, Payload, SendError, Upstream, UpstreamBody};
+use super::upstream::{BoxError, Head, Outgoing, Payload, Upstream, UpstreamBody};
+use crate::config::Limits;
 use crate::types::AccessToken;
 use crate::wechat::paths::Need;
 use crate::wechat::query::{self, Drop};
@@ -32,8 +35,10 @@ pub(super) struct Forward<'a> {
     pub(super) need: Need,
     pub(super) drop: Drop,
     /// This process's name in `Via`.
-    pub(super) pseudonym: &'a str,
-    pub(super) stall: std::time::Duration,
+    pub(super) pseudonym: &'a Arc<str>,
+    pub(super) limits: &'a Limits,
+    /// By when the head of the reply must be here, of all tries together.
+    pub(super) deadline: Instant,
 }
 
 /// The head of one try.
@@ -52,26 +57,24 @@ impl Forward<'_> {
         upstream: &Upstream,
         body: &mut RequestBody,
         token: Option<&AccessToken>,
-        deadline: Instant,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         let length = body.length();
         let head = OneTry { forward: self, length, token };
-        let send = |payload| {
-            let outgoing = Outgoing { method: &self.head.method, head: &head, payload, stall: self.stall };
-            upstream.send(outgoing, deadline)
-        };
-        let reply: Result<_, SendError> = match body {
-            RequestBody::Held(Held::Memory(bytes)) => send(Payload::Whole(bytes)).await,
+        let mut frames: Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + '_>>;
+        let payload = match body {
+            RequestBody::Held(Held::Memory(bytes)) => Payload::Whole(bytes),
             RequestBody::Held(Held::File(spool)) => {
-                let mut frames = pin!(spool.read().await.map_err(Refusal::BodyNotHeld)?);
-                send(Payload::Streamed { length, frames: frames.as_mut() }).await
+                frames = Box::pin(Box::pin(spool.read()).await.map_err(Refusal::BodyNotHeld)?);
+                Payload::Streamed { length, frames: frames.as_mut() }
             }
             RequestBody::Streaming { incoming, .. } => {
-                let mut frames = pin!(ClientBody::new(incoming));
-                send(Payload::Streamed { length, frames: frames.as_mut() }).await
+                frames = Box::pin(ClientBody::new(incoming));
+                Payload::Streamed { length, frames: frames.as_mut() }
             }
         };
-        reply.map_err(Refusal::Upstream)
+        let (method, stall) = (&self.head.method, self.limits.stall);
+        let mut request = Outgoing { method, head: &head, payload, stall };
+        upstream.send(&mut request, self.deadline).await.map_err(Refusal::Upstream)
     }
 
     fn write_query(&self, token: Option<&AccessToken>, to: &mut BytesMut) {

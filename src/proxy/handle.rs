@@ -22,14 +22,14 @@ use super::certificate::Shown;
 use super::forward::Forward;
 use super::refusal::Refusal;
 use super::route::{Route, Target, path_hash};
-use super::upstream::{BodyError, SendError, Upstream, UpstreamBody};
+use super::upstream::{BodyError, SendError, UpstreamBody};
 use super::vitals::Vitals;
 use super::worker::{RouteEntry, View, Worker};
 use super::{head, headers, inspect, local, respond};
 use crate::clients::InFlight;
 use crate::telemetry::log::{ACCESS, Cut};
 use crate::token::{Renewal, Token, TokenHandle};
-use crate::types::{Generation, RequestId};
+use crate::types::{Generation, Platform, RequestId};
 use crate::wechat::paths::Need;
 use crate::wechat::{ErrCode, envelope};
 
@@ -55,12 +55,13 @@ pub(super) fn handle(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> {
     let (head, incoming) = request.into_parts();
+    let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
+    // Boxed, since most requests have none, and thousands may be waiting.
+    let incoming = (!incoming.is_end_stream()).then(|| Box::new(incoming));
     async move {
-        let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
-        let worker = &*connection.worker;
-        let view = worker.view();
+        let view = connection.worker.view();
         let mut exchange = Box::new(Exchange::begin(&connection, &head));
-        let way = Way { worker, view: &view, head: &head, connection: &connection };
+        let way = Way { view: &view, head: &head, connection: &connection };
         let mut response = match way.carry(incoming, &mut exchange).await {
             Ok(response) => response,
             Err(refusal) => {
@@ -73,7 +74,9 @@ pub(super) fn handle(
         };
         exchange.status = response.status();
         respond::sign(&mut response, exchange.id);
-        if (worker.is_draining.get() || connection.vitals.is_ending()) && head.version <= Version::HTTP_11 {
+        if (connection.worker.is_draining.get() || connection.vitals.is_ending())
+            && head.version <= Version::HTTP_11
+        {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.body_mut().ends(exchange);
@@ -82,7 +85,6 @@ pub(super) fn handle(
 }
 
 struct Way<'a> {
-    worker: &'a Worker,
     view: &'a Rc<View>,
     head: &'a Parts,
     connection: &'a Connection,
@@ -93,11 +95,12 @@ struct Way<'a> {
 impl Way<'_> {
     async fn carry(
         &self,
-        incoming: Incoming,
+        incoming: Option<Box<Incoming>>,
         exchange: &mut Exchange,
     ) -> Result<Response<ReplyBody>, Refusal> {
         let snapshot = &*self.view.snapshot;
-        head::check(self.head, &self.worker.pseudonym)?;
+        let worker = &*self.connection.worker;
+        head::check(self.head, &worker.pseudonym)?;
         if head::is_for_us(self.head) {
             return Ok(options());
         }
@@ -113,15 +116,14 @@ impl Way<'_> {
         }
         let caller = authenticate(self.view, &self.head.headers, &target, self.connection)?;
         exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
-        let route = Route::choose(self.view, &self.worker.counts, &target, &caller)?;
+        let route = Route::choose(self.view, &worker.counts, &target, &caller)?;
         let entry = &*route.entry;
         exchange.route = Some(Rc::clone(&route.entry));
 
-        let mut body = if incoming.is_end_stream() {
-            body::RequestBody::EMPTY
-        } else {
+        let mut body = match incoming {
+            None => body::RequestBody::EMPTY,
             // What only some requests need stands apart, so that the others do not carry its state.
-            Box::pin(body::receive(incoming, self.body_limits(&caller.client))).await?
+            Some(incoming) => Box::pin(body::receive(*incoming, self.body_limits(&caller.client))).await?,
         };
         let deadline = exchange.is_forwarded(&body, snapshot.limits.request);
         let forward = Forward {
@@ -130,23 +132,34 @@ impl Way<'_> {
             account: &entry.account,
             need: route.need,
             drop: route.dropped(&target, &caller, &snapshot.clients),
-            pseudonym: &self.worker.pseudonym,
-            stall: snapshot.limits.stall,
+            pseudonym: &worker.pseudonym,
+            limits: &snapshot.limits,
+            deadline,
         };
-        let upstream = self.worker.upstreams.of(entry.platform);
+        let upstream = worker.upstreams.of(entry.platform);
         if route.need != Need::Token {
-            let reply = forward.send(upstream, &mut body, None, deadline).await?;
+            let reply = forward.send(upstream, &mut body, None).await?;
             return Ok(exchange.pass_on(reply));
         }
 
         let token = entry.token(exchange.started_at, deadline).await?;
-        let mut first = forward.send(upstream, &mut body, Some(&token.access_token), deadline).await?;
-        let code = inspect::errcode(&mut first, deadline).await.map_err(broken)?;
-        exchange.upstream_answered(code);
-        if !code.is_some_and(|code| envelope::is_token_invalid(entry.platform, code)) {
-            return Ok(exchange.pass_on(first));
+        let mut reply = forward.send(upstream, &mut body, Some(&token.access_token)).await?;
+        let is_token_refused = exchange.looks_at(&mut reply, entry.platform, deadline).await?;
+        if !is_token_refused {
+            return Ok(exchange.pass_on(reply));
         }
-        Box::pin(once_more(&forward, upstream, body, first, token.generation, deadline, exchange)).await
+
+        // WeChat turns a bad token away before it acts, so even a POST may go twice. Whatever comes back is passed on.
+        let renewal = renewal(&entry.account.token, token.generation, target.path, deadline);
+        let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
+        let Some(newer) = newer else { return Ok(exchange.pass_on(reply)) };
+        reply.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
+        exchange.goes_once_more();
+        let mut reply = forward.send(upstream, &mut body, Some(&newer.access_token)).await?;
+        if exchange.looks_at(&mut reply, entry.platform, deadline).await? {
+            entry.account.token.refused_again(path_hash(target.path), Instant::now());
+        }
+        Ok(exchange.pass_on(reply))
     }
 
     fn body_limits(&self, client: &crate::clients::Client) -> body::Limits<'_> {
@@ -155,32 +168,6 @@ impl Way<'_> {
             ..body::Limits::of(&self.view.snapshot)
         }
     }
-}
-
-/// The second try: with a newer token, if there is one. WeChat turns a bad token away before it acts, so even a POST
-/// may go twice. Whatever comes back is passed on.
-async fn once_more(
-    forward: &Forward<'_>,
-    upstream: &Upstream,
-    mut body: body::RequestBody,
-    first: Response<UpstreamBody>,
-    failed: Generation,
-    deadline: Instant,
-    exchange: &mut Exchange,
-) -> Result<Response<ReplyBody>, Refusal> {
-    // Boxes of their own: thousands may wait here at one time, and the two come one after the other.
-    let renewal = Box::pin(renewal(&forward.account.token, failed, forward.target.path, deadline));
-    let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
-    let Some(newer) = newer else { return Ok(exchange.pass_on(first)) };
-    first.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
-    exchange.goes_once_more();
-    let mut second = Box::pin(forward.send(upstream, &mut body, Some(&newer.access_token), deadline)).await?;
-    let code = inspect::errcode(&mut second, deadline).await.map_err(broken)?;
-    if code.is_some_and(|code| envelope::is_token_invalid(forward.account.grant.platform(), code)) {
-        forward.account.token.refused_again(path_hash(forward.target.path), Instant::now());
-    }
-    exchange.upstream_answered(code);
-    Ok(exchange.pass_on(second))
 }
 
 /// A newer token than the one that WeChat refused on `path`; `None`: no second try.
@@ -290,8 +277,15 @@ impl Exchange {
         self.forwarded_at + span + Duration::from_secs(body.length() / SENT_BYTES_PER_S_MIN)
     }
 
-    fn upstream_answered(&mut self, code: Option<ErrCode>) {
-        self.errcode = code;
+    /// Notes what code a reply carries; says whether it is about the token.
+    async fn looks_at(
+        &mut self,
+        reply: &mut Response<UpstreamBody>,
+        platform: Platform,
+        deadline: Instant,
+    ) -> Result<bool, Refusal> {
+        self.errcode = inspect::errcode(reply, deadline).await.map_err(broken)?;
+        Ok(self.errcode.is_some_and(|code| envelope::is_token_invalid(platform, code)))
     }
 
     fn goes_once_more(&mut self) {

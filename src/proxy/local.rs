@@ -86,7 +86,7 @@ pub(super) async fn token_call(
     shown: Option<&Arc<Client>>,
     target: &Target<'_>,
     head: &Parts,
-    incoming: hyper::body::Incoming,
+    incoming: Option<Box<hyper::body::Incoming>>,
     id: RequestId,
 ) -> Result<Response<ReplyBody>, Refusal> {
     if call == TokenCall::StableToken && head.method != Method::POST {
@@ -94,7 +94,10 @@ pub(super) async fn token_call(
     }
     let limits =
         Limits { body_bytes_max: BODY_BYTES_MAX, memory_bytes_max: BODY_BYTES_MAX, ..Limits::of(snapshot) };
-    let body = body::in_memory(incoming, limits).await?;
+    let body = match incoming {
+        Some(incoming) => body::in_memory(*incoming, limits).await?,
+        None => bytes::Bytes::new(),
+    };
     let asked = Asked::read(target.query.unwrap_or_default(), &body);
     Ok(answer(call, snapshot, shown, target, &asked, id))
 }

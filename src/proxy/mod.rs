@@ -53,3 +53,19 @@ pub mod worker;
 
 pub use refusal::Refusal;
 pub use snapshot::{Account, Snapshot, Tls};
+
+#[cfg(test)]
+mod tests {
+    /// hyper keeps a request's future in a box, with a word beside it: 1792 bytes, a size that mimalloc has.
+    const REQUEST_BYTES_MAX: usize = 1784;
+
+    fn future_bytes<A, B, F: Future>(_of: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_on_its_way_is_small_since_ten_thousand_may_wait_for_a_token() {
+        let bytes = future_bytes(super::handle::handle);
+        assert!(bytes <= REQUEST_BYTES_MAX, "{bytes}");
+    }
+}

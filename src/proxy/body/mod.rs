@@ -36,7 +36,7 @@ pub(super) enum RequestBody {
         /// `Content-Length`, in bytes.
         length: u64,
         /// Where it comes from.
-        incoming: Paced,
+        incoming: Box<Paced>,
     },
 }
 
@@ -44,7 +44,8 @@ pub(super) enum RequestBody {
 #[derive(Debug)]
 pub(super) enum Held {
     Memory(Bytes),
-    File(Spool),
+    /// Boxed, as a stream is: it is rare, and every request has room for one.
+    File(Box<Spool>),
 }
 
 /// A client's body, and what it owes.
@@ -105,14 +106,11 @@ impl RequestBody {
 
 /// Receives a body: whole where it may be held, else as a stream of known length, else not at all.
 pub(super) async fn receive(incoming: Incoming, limits: Limits<'_>) -> Result<RequestBody, Refusal> {
-    if incoming.is_end_stream() {
-        return Ok(RequestBody::EMPTY);
-    }
     let length = incoming.size_hint().exact();
     if let Some(length) = length.filter(|length| *length > limits.body_bytes_max) {
         let may_stream = limits.streamed_body_bytes_max.is_some_and(|most| length <= most);
         return if may_stream {
-            let incoming = Paced { incoming, waited: Waited::new(limits.pace) };
+            let incoming = Box::new(Paced { incoming, waited: Waited::new(limits.pace) });
             Ok(RequestBody::Streaming { length, incoming })
         } else {
             Err(Refusal::BodyTooLarge)
@@ -123,9 +121,6 @@ pub(super) async fn receive(incoming: Incoming, limits: Limits<'_>) -> Result<Re
 
 /// Receives a body that must fit in memory.
 pub(super) async fn in_memory(incoming: Incoming, limits: Limits<'_>) -> Result<Bytes, Refusal> {
-    if incoming.is_end_stream() {
-        return Ok(Bytes::new());
-    }
     if incoming.size_hint().lower() > limits.body_bytes_max {
         return Err(Refusal::BodyTooLarge);
     }
@@ -145,7 +140,9 @@ async fn hold(mut incoming: Incoming, length: Option<u64>, limits: Limits<'_>) -
             return Err(Refusal::BodyTooLarge);
         }
         if received > limits.memory_bytes_max {
-            return spool(gathered, data, incoming, begun, limits).await.map(Held::File);
+            return spool(gathered, data, incoming, begun, limits)
+                .await
+                .map(|spool| Held::File(Box::new(spool)));
         }
         gathered = gathered.and(data);
     }

@@ -7,7 +7,7 @@
 //! taken off the connection before the caller sees it, and then the body is nothing but its bytes.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -89,9 +89,9 @@ impl UpstreamBody {
         }
     }
 
-    /// The same over HTTP/2.
-    pub(super) fn begin_shared(mut incoming: Incoming, cx: &mut Context<'_>) -> Self {
-        match incoming.poll_content(cx) {
+    /// The same over HTTP/2. Whoever wants what has not come polls for it.
+    pub(super) fn begin_shared(mut incoming: Incoming) -> Self {
+        match incoming.poll_content(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Content::Last(ahead))) => Self { ahead, rest: Rest::Nothing },
             Poll::Ready(Ok(Content::More(ahead))) => Self { ahead, rest: Rest::Shared(Box::new(incoming)) },
             Poll::Ready(Err(fault)) => Self { ahead: Bytes::new(), rest: Rest::Failed(fault) },

@@ -42,18 +42,6 @@ pub(super) enum Stage {
     Idle,
 }
 
-// === impl Way ===
-
-impl Way {
-    /// For [`super::pool::Choice::New`].
-    pub(super) fn serial(&self) -> u64 {
-        match self {
-            Self::Alone(_) => 0,
-            Self::Shared(lease) => lease.serial(),
-        }
-    }
-}
-
 // === impl Connection ===
 
 impl Connection {

@@ -14,26 +14,56 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::poll_fn;
-use http::StatusCode;
+use http::{Method, Response, StatusCode};
 
+use super::body::Reading;
 use super::buffers::{BUFFER_BYTES, Buffer, Buffers};
+use super::connection::Connection;
 use super::head::{HeadScan, ReplyHead, parse_whole_head};
 use super::socket::Socket;
 use super::stall::Stall;
-use super::{BoxError, Outgoing, Payload, RequestBodyFault, SendError};
+use super::{BoxError, Outgoing, Payload, RequestBodyFault, SendError, Stats, UpstreamBody};
 
-/// A reply's head has come.
-#[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) head: ReplyHead,
-    /// What came behind the head.
-    pub(super) buffer: Buffer,
-    /// Not all of the request was sent, so nothing more may be sent on this connection.
-    pub(super) is_early: bool,
+/// Sends `request` on `connection` and waits for the head of the final reply, and for its body as far as it came with
+/// it. (An `async fn` would keep room for the connection twice.)
+pub(super) fn exchange(
+    mut connection: Connection,
+    request: &mut Outgoing<'_>,
+    authority: &str,
+    buffers: &Buffers,
+    stats: &Stats,
+) -> impl Future<Output = Result<Response<UpstreamBody>, SendError>> {
+    let is_head = *request.method == Method::HEAD;
+    async move {
+        let arrived = arrival(&mut connection.socket, request, authority, buffers).await;
+        if arrived.as_ref().is_err_and(|fault| *fault == SendError::ClosedBeforeReply) {
+            connection.note_died();
+        }
+        let Arrived { head, buffer, is_early } = arrived?;
+        if is_early {
+            stats.early_replies.add(1);
+        }
+        let framing = head.framing(is_head);
+        let is_reusable = head.persistent && !is_early;
+        let reading = Reading::new(connection, is_reusable, buffers.clone(), buffer, framing, request.stall);
+        let mut response = Response::new(UpstreamBody::begin(reading));
+        *response.status_mut() = head.status;
+        *response.version_mut() = head.version;
+        *response.headers_mut() = head.fields;
+        Ok(response)
+    }
 }
 
-/// Sends `request` on `socket` and waits for the head of the final reply.
-pub(super) async fn exchange(
+/// A reply's head has come.
+struct Arrived {
+    head: ReplyHead,
+    /// What came behind the head.
+    buffer: Buffer,
+    /// Not all of the request was sent, so nothing more may be sent on this connection.
+    is_early: bool,
+}
+
+async fn arrival(
     socket: &mut Socket,
     request: &mut Outgoing<'_>,
     authority: &str,

@@ -65,6 +65,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use http::{HeaderMap, Method, Response};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
@@ -77,9 +78,8 @@ pub use tls::{TlsConfigError, tls_config};
 
 use crate::config;
 use crate::types::Platform;
-use body::Reading;
 use buffers::Buffers;
-use connection::{Connection, Way};
+use connection::Way;
 use dial::Dialler;
 use pool::{Bounds, Choice, Host};
 
@@ -218,11 +218,10 @@ impl Upstream {
     /// for a connection included.
     pub async fn send(
         &self,
-        mut request: Outgoing<'_>,
+        request: &mut Outgoing<'_>,
         deadline: Instant,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let reply = self.try_hosts(&mut request);
-        timeout_at(deadline, reply).await.unwrap_or(Err(SendError::Timeout))
+        timeout_at(deadline, self.try_hosts(request)).await.unwrap_or(Err(SendError::Timeout))
     }
 
     /// The worker's counters, for any thread to read.
@@ -284,11 +283,10 @@ impl Upstream {
             Repeat::Once => Choice::Any,
             Repeat::Now => Choice::New { after: host.muxes.youngest() },
         };
-        let stats = &self.inner.stats;
-        let (mut unread, mut was_closed) = (0, false);
+        let (mut unread, mut was_closed) = (0_u8, false);
         loop {
-            let way = match host.acquire(choice).await {
-                Ok(way) => way,
+            let (after, attempt) = match host.acquire(choice).await {
+                Ok(way) => self.attempt(way, host, request),
                 // Nothing was sent: the other side was about to close what it had, and does not close the next.
                 Err(ConnectError::Closed) if !was_closed => {
                     was_closed = true;
@@ -296,21 +294,16 @@ impl Upstream {
                 }
                 Err(cause) => return Err(SendError::Unreachable(cause)),
             };
-            let after = way.serial();
-            let outcome = match way {
-                Way::Alone(connection) => self.attempt(connection, host, request).await,
-                Way::Shared(lease) => mux::exchange(lease, request, stats).await,
-            };
-            match outcome {
+            match attempt.await {
                 Err(SendError::ClosedBeforeReply) if *repeat == Repeat::Once => {
                     *repeat = Repeat::Now;
-                    stats.stale_retries.add(1);
+                    self.inner.stats.stale_retries.add(1);
                 }
                 Err(SendError::Unprocessed)
                     if unread < UNREAD_MAX && matches!(request.payload, Payload::Whole(_)) =>
                 {
                     unread += 1;
-                    stats.unprocessed_retries.add(1);
+                    self.inner.stats.unprocessed_retries.add(1);
                 }
                 done => return done,
             }
@@ -318,29 +311,20 @@ impl Upstream {
         }
     }
 
-    async fn attempt(
-        &self,
-        mut connection: Connection,
-        host: &Host,
-        request: &mut Outgoing<'_>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
+    /// One exchange on a connection, and what a newer one is newer than.
+    fn attempt<'a>(
+        &'a self,
+        way: Way,
+        host: &'a Host,
+        request: &'a mut Outgoing<'_>,
+    ) -> (u64, impl Future<Output = Result<Response<UpstreamBody>, SendError>>) {
         let Inner { buffers, stats, .. } = &*self.inner;
-        let arrived = exchange::exchange(&mut connection.socket, request, &host.authority, buffers).await;
-        if arrived.as_ref().is_err_and(|fault| *fault == SendError::ClosedBeforeReply) {
-            connection.note_died();
+        match way {
+            Way::Alone(connection) => {
+                (0, Either::Left(exchange::exchange(connection, request, &host.authority, buffers, stats)))
+            }
+            Way::Shared(lease) => (lease.serial(), Either::Right(mux::exchange(lease, request, stats))),
         }
-        let exchange::Arrived { head, buffer, is_early } = arrived?;
-        if is_early {
-            stats.early_replies.add(1);
-        }
-        let framing = head.framing(*request.method == Method::HEAD);
-        let is_reusable = head.persistent && !is_early;
-        let reading = Reading::new(connection, is_reusable, buffers.clone(), buffer, framing, request.stall);
-        let mut response = Response::new(UpstreamBody::begin(reading));
-        *response.status_mut() = head.status;
-        *response.version_mut() = head.version;
-        *response.headers_mut() = head.fields;
-        Ok(response)
     }
 }
 
@@ -384,7 +368,7 @@ impl fmt::Debug for Payload<'_> {
 }
 
 /// How often a request is sent again that the other side says it has not looked at.
-const UNREAD_MAX: usize = 2;
+const UNREAD_MAX: u8 = 2;
 
 /// How often idle connections are looked at.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(1);

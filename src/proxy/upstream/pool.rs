@@ -132,31 +132,36 @@ impl Host {
             self.stats.reused.add(1);
             return Ok(Way::Alone(connection));
         }
-        if let Some(slot) = self.turn() {
-            return self.make(slot).await;
-        }
-        match self.wait(choice).await? {
-            Handed::Turn(slot) => self.make(slot).await,
-            Handed::Unreachable(cause) => Err(cause),
-            Handed::Connection(idle) => self.take_over(idle, choice).await,
-            Handed::Stream(lease) => {
-                self.stats.reused.add(1);
-                Ok(Way::Shared(lease))
-            }
-        }
+        let slot = match self.turn() {
+            Some(slot) => slot,
+            None => match self.wait(choice).await? {
+                Handed::Turn(slot) => slot,
+                Handed::Unreachable(cause) => return Err(cause),
+                Handed::Connection(idle) => match self.take_over(idle, choice) {
+                    Ok(connection) => return Ok(Way::Alone(connection)),
+                    Err(slot) => slot,
+                },
+                Handed::Stream(lease) => {
+                    self.stats.reused.add(1);
+                    return Ok(Way::Shared(lease));
+                }
+            },
+        };
+        // Boxed: a handshake's state is large, and most requests have none.
+        Box::pin(self.make(slot)).await
     }
 
-    /// A connection that was handed over a moment ago; where it will not do, a new one in its place.
-    async fn take_over(&self, idle: Idle, choice: Choice) -> Result<Way, ConnectError> {
+    /// A connection that was handed over a moment ago; where it will not do, its place, for a new one.
+    fn take_over(&self, idle: Idle, choice: Choice) -> Result<Connection, Slot> {
         let Idle { mut connection, since } = idle;
         let age = since.elapsed();
         let is_trusted = choice == Choice::Any || age <= self.trust.span().max(HANDED_MAX);
         if is_trusted && self.is_alive(&mut connection, age) {
             self.stats.reused.add(1);
             connection.was_idle = Some(age);
-            return Ok(Way::Alone(connection));
+            return Ok(connection);
         }
-        self.make(connection.into_slot()).await
+        Err(connection.into_slot())
     }
 
     /// The freshest idle connection, if it will do and is alive.
@@ -242,8 +247,7 @@ impl Host {
     }
 
     pub(super) async fn make(&self, mut slot: Slot) -> Result<Way, ConnectError> {
-        // Boxed: a handshake's state is large, and most requests have none.
-        match Box::pin(self.dial()).await {
+        match self.dial().await {
             Ok(Dialled::Shared(greeted)) => {
                 self.health.reached();
                 self.stats.opened.add(1);

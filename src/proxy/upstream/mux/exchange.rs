@@ -28,40 +28,30 @@ use crate::proxy::upstream::stall::Stall;
 use crate::proxy::upstream::{Malformed, Outgoing, SendError, Stats, UpstreamBody};
 
 /// Sends `request` and waits for the head of the final reply, and for its body as far as it came with it.
-pub(in crate::proxy::upstream) async fn exchange(
+pub(in crate::proxy::upstream) fn exchange(
     lease: Lease,
     request: &mut Outgoing<'_>,
     stats: &Stats,
-) -> Result<Response<UpstreamBody>, SendError> {
-    let Some(mux) = &lease.mux else { return Err(SendError::Unprocessed) };
-    let head = head_of(mux, request)?;
-    let upload = Upload::new(&mut request.payload);
-    let sent = mux.handle.borrow_mut().send_request(head, upload.is_done());
-    // An error here is a connection that takes no more: nothing of the request left.
-    let (response, stream) = sent.map_err(|_| SendError::Unprocessed)?;
-    let stream = (!upload.is_done()).then_some(stream);
-    let stall = Stall::new(request.stall);
-    let mut arriving = Arriving { response, interim_replies: 0, upload, stream, stall };
-    let arrived = poll_fn(|cx| arriving.poll(cx)).await;
-    if arrived.as_ref().is_err_and(|fault| *fault == SendError::ClosedBeforeReply) {
-        lease.note_died();
+) -> impl Future<Output = Result<Response<UpstreamBody>, SendError>> {
+    let (is_head, stall) = (*request.method == Method::HEAD, request.stall);
+    let begun = Arriving::begin(&lease, request);
+    async move {
+        let mut arriving = begun?;
+        let arrived = poll_fn(|cx| arriving.poll(cx)).await;
+        if arrived.as_ref().is_err_and(|fault| *fault == SendError::ClosedBeforeReply) {
+            lease.note_died();
+        }
+        let (head, content) = arrived?.into_parts();
+        if arriving.stream.is_some() || arriving.upload.is_broken() {
+            stats.early_replies.add(1);
+        }
+        let length = length_of(head.status, &head.headers, is_head)?;
+        let incoming = Incoming::new(content, arriving.stream, lease, length, stall);
+        let mut response = Response::new(UpstreamBody::begin_shared(incoming));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        Ok(response)
     }
-    let (head, content) = arrived?.into_parts();
-    if arriving.stream.is_some() || arriving.upload.is_broken() {
-        stats.early_replies.add(1);
-    }
-    let length = length_of(head.status, &head.headers, *request.method == Method::HEAD)?;
-    let incoming = Incoming::new(content, arriving.stream, lease, length, request.stall);
-    let mut incoming = Some(incoming);
-    let body = poll_fn(|cx| match incoming.take() {
-        Some(incoming) => Poll::Ready(UpstreamBody::begin_shared(incoming, cx)),
-        None => Poll::Pending,
-    })
-    .await;
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    Ok(response)
 }
 
 /// The head as HTTP/2 has it. What the client's own request could not have held cannot be in it, so errors are for
@@ -94,7 +84,19 @@ struct Arriving<'a> {
 
 // === impl Arriving ===
 
-impl Arriving<'_> {
+impl<'a> Arriving<'a> {
+    /// Sends the head, which h2 keeps until the connection takes it.
+    fn begin(lease: &Lease, request: &'a mut Outgoing<'_>) -> Result<Self, SendError> {
+        let Some(mux) = &lease.mux else { return Err(SendError::Unprocessed) };
+        let head = head_of(mux, request)?;
+        let upload = Upload::new(&mut request.payload);
+        let sent = mux.handle.borrow_mut().send_request(head, upload.is_done());
+        // An error here is a connection that takes no more: nothing of the request left.
+        let (response, stream) = sent.map_err(|_| SendError::Unprocessed)?;
+        let stream = (!upload.is_done()).then_some(stream);
+        Ok(Self { response, interim_replies: 0, upload, stream, stall: Stall::new(request.stall) })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, SendError>> {
         if let Poll::Ready(reply) = self.poll_reply(cx) {
             return Poll::Ready(reply);

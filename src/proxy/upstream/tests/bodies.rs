@@ -131,8 +131,8 @@ async fn a_body_that_stops_coming_is_given_up_after_the_stall_limit() {
     let write_head = |head: &mut BytesMut, _: &str| head.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
     let stall = Duration::from_millis(30);
     let payload = Payload::Whole(b"");
-    let request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall };
-    let body = upstream.send(request, deadline()).await.unwrap().into_body();
+    let mut request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall };
+    let body = upstream.send(&mut request, deadline()).await.unwrap().into_body();
     assert_eq!(body.collect().await.err(), Some(BodyError::Stalled));
 }
 

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 
+use super::connection::Connection;
 use super::*;
 use crate::config::UpstreamHost;
 
@@ -110,9 +111,9 @@ async fn send_head(
         );
         head.extend_from_slice(text.as_bytes());
     };
-    let request =
+    let mut request =
         Outgoing { method, head: &Written(write_head), payload: Payload::Whole(body), stall: STALL };
-    upstream.send(request, deadline()).await
+    upstream.send(&mut request, deadline()).await
 }
 
 async fn send(upstream: &Upstream, method: &Method, body: &[u8]) -> Result<Reply, SendError> {

@@ -31,8 +31,8 @@ async fn send_streamed(
         head.extend_from_slice(text.as_bytes());
     };
     let payload = Payload::Streamed { length, frames: body.as_mut() };
-    let request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall };
-    upstream.send(request, deadline()).await
+    let mut request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall };
+    upstream.send(&mut request, deadline()).await
 }
 
 #[tokio::test]
@@ -169,8 +169,8 @@ async fn the_deadline_ends_the_wait_for_a_reply_and_closes_the_connection() {
     let upstream = upstream(origin.address);
     let write_head = |head: &mut BytesMut, _: &str| head.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
     let payload = Payload::Whole(b"");
-    let request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall: STALL };
-    let reply = upstream.send(request, Instant::now() + Duration::from_millis(50)).await;
+    let mut request = Outgoing { method: &Method::GET, head: &Written(write_head), payload, stall: STALL };
+    let reply = upstream.send(&mut request, Instant::now() + Duration::from_millis(50)).await;
     assert_eq!(reply.err(), Some(SendError::Timeout));
     assert_eq!(upstream.stats().open.value(), 0);
 }

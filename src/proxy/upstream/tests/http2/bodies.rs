@@ -52,8 +52,8 @@ async fn an_upload_that_the_origin_does_not_read_is_given_up_after_the_stall_lim
         let write_head = |head: &mut BytesMut, _: &str| head.extend_from_slice(b"POST /x HTTP/1.1\r\n\r\n");
         let payload = Payload::Whole(&body);
         let stall = Duration::from_millis(50);
-        let request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall };
-        assert_eq!(upstream.send(request, deadline()).await.err(), Some(SendError::Stalled));
+        let mut request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall };
+        assert_eq!(upstream.send(&mut request, deadline()).await.err(), Some(SendError::Stalled));
     })
     .await;
 }
@@ -100,9 +100,9 @@ async fn bodies_of_another_length_than_promised_are_reset() {
             let payload = Payload::Streamed { length, frames: frames.as_mut() };
             let write_head =
                 |head: &mut BytesMut, _: &str| head.extend_from_slice(b"POST /x HTTP/1.1\r\n\r\n");
-            let request =
+            let mut request =
                 Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall: STALL };
-            let reply = upstream.send(request, deadline()).await;
+            let reply = upstream.send(&mut request, deadline()).await;
             assert_eq!(reply.err(), Some(SendError::RequestBody(fault)));
         }
     })

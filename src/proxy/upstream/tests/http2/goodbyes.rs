@@ -54,8 +54,9 @@ async fn a_refused_stream_of_a_body_that_is_gone_is_not_sent_again() {
         let write_head = |head: &mut BytesMut, _: &str| {
             head.extend_from_slice(b"POST /x HTTP/1.1\r\nContent-Length: 4\r\n\r\n");
         };
-        let request = Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall: STALL };
-        assert_eq!(upstream.send(request, deadline()).await.err(), Some(SendError::Unprocessed));
+        let mut request =
+            Outgoing { method: &Method::POST, head: &Written(write_head), payload, stall: STALL };
+        assert_eq!(upstream.send(&mut request, deadline()).await.err(), Some(SendError::Unprocessed));
         assert_eq!(origin.seen.requests().len(), 1);
     })
     .await;
