@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::clock::WallClock;
 use super::publish::Cord;
+use super::store::Stored;
 use crate::types::{AccessToken, Generation, UnixSeconds};
 
 /// An account's token, as long as it is the newest.
@@ -52,12 +53,29 @@ pub(crate) struct Cell {
 /// says 42001 to it and it goes once more.
 const WALL_READ_EVERY: Duration = Duration::from_millis(20);
 
+/// What slewing (500 ppm at most) makes of a token's life.
+const SLEW: Duration = Duration::from_secs(5);
+
 // === impl Token ===
 
 impl Token {
     /// Whether the token lives by both clocks.
     pub fn is_alive(&self, now: Instant, wall: UnixSeconds) -> bool {
         now < self.good_until && wall < self.expires_at
+    }
+
+    /// What a store is to know of it at this moment. Where the wall clock has been set back since it came, its times by
+    /// that clock are ones that nobody told: then the other clock says how old it is and what is left.
+    pub(super) fn stored(&self, fence: u64, now: Instant, wall: UnixSeconds) -> Stored {
+        let end = wall.plus(self.good_until.saturating_duration_since(now));
+        let set_back = self.expires_at.since(end.plus(SLEW));
+        let set_back = if set_back.is_zero() { set_back } else { self.expires_at.since(end) };
+        Stored {
+            access_token: self.access_token.clone(),
+            obtained_at: UnixSeconds(self.obtained_at.0.saturating_sub(set_back.as_secs())),
+            expires_at: UnixSeconds(self.expires_at.0.saturating_sub(set_back.as_secs())),
+            fence,
+        }
     }
 
     /// What is left of its life, by the clock that leaves less.

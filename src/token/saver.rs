@@ -9,17 +9,25 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::Shared;
+use super::cell::Token;
 use super::keeper::STORE_MAX;
-use super::store::{Saved, Stored, TokenStore};
+use super::store::{Saved, TokenStore};
 use super::watch::Watched;
 use crate::types::AppId;
 
 /// A token that could not be stored is tried again after this long.
 const SAVE_AGAIN: Duration = Duration::from_mins(1);
+
+/// A token to be stored.
+#[derive(Debug)]
+pub(super) struct Save {
+    pub(super) token: Token,
+    pub(super) fence: u64,
+}
 
 /// Stores what comes, the newest token only. Ends when `saves` is closed, after the last token was stored. Says in
 /// `has_saved` whether nothing is left to be done.
@@ -27,7 +35,7 @@ pub(super) async fn save_all<T: TokenStore>(
     store: &T,
     app_id: &AppId,
     shared: &Shared,
-    saves: &Watched<Option<Stored>>,
+    saves: &Watched<Option<Save>>,
     has_saved: &AtomicBool,
 ) {
     let mut reader = saves.reader();
@@ -43,7 +51,9 @@ pub(super) async fn save_all<T: TokenStore>(
             return;
         }
         has_saved.store(false, SeqCst);
-        let Some(stored) = saves.take().or(unsaved.take()) else { continue };
+        let Some(save) = saves.take().or(unsaved.take()) else { continue };
+        // By the clocks of this moment: it may be the tenth try.
+        let stored = save.token.stored(save.fence, Instant::now(), shared.clock().read());
         let saving = timeout(STORE_MAX, store.save(&shared.account, app_id, &stored));
         let failed = match saving.await {
             Ok(Ok(Saved::Kept)) => None,
@@ -56,7 +66,7 @@ pub(super) async fn save_all<T: TokenStore>(
             Err(_) => Some("the store took too long".to_owned()),
         };
         if let Some(error) = failed {
-            unsaved = Some(stored);
+            unsaved = Some(save);
             shared.record.notes().counts().saves_failed += 1;
             warn!(account = %shared.account, error, "could not store the token; it stays in use");
         }

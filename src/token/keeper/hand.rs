@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{Keeper, Known, STORE_MAX};
 use crate::token::cell::Token;
 use crate::token::clock::JUMP;
+use crate::token::saver::Save;
 use crate::token::schedule::{self, Turn};
 use crate::token::source::TokenSource;
 use crate::token::status::Ending;
@@ -77,7 +78,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// The newest token, alive or not, as a store would have it.
     pub(super) fn in_hand(&self) -> Option<Stored> {
-        self.shared.cell.newest().map(|token| self.stored(&token))
+        let (now, wall) = (Instant::now(), self.shared.clock().read());
+        self.shared.cell.newest().map(|token| token.stored(self.fence, now, wall))
     }
 
     /// Puts in force what a fetch brought, then hands it to the saver. Its life counts from when the call was sent.
@@ -134,7 +136,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let is_known =
             saved.generation == token.generation && moved <= END_MOVES && saved.fence == self.fence;
         if !is_known {
-            self.hand_to_saver(self.stored(token), token.generation);
+            self.hand_to_saver(token);
         }
     }
 
@@ -148,13 +150,13 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         else {
             return;
         };
-        self.hand_to_saver(self.stored(&token), token.generation);
+        self.hand_to_saver(&token);
     }
 
-    fn hand_to_saver(&mut self, stored: Stored, generation: Generation) {
-        self.saved = Known::of(&stored, generation);
+    fn hand_to_saver(&mut self, token: &Token) {
+        self.saved = Known { generation: token.generation, expires_at: token.expires_at, fence: self.fence };
         if let Some(saves) = &self.saves {
-            saves.send_modify(|saved| *saved = Some(stored));
+            saves.send_modify(|save| *save = Some(Save { token: token.clone(), fence: self.fence }));
         }
     }
 
@@ -213,19 +215,6 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         (self.fence, self.saved) = (stored.fence, Known::of(stored, generation));
         self.shared.cell.publish(self.token_of(stored, generation));
         was_shared.then_some(Ending::Same)
-    }
-
-    /// A token as a store would have it. Its end by a wall clock that has been set back since is one that nobody told:
-    /// then the other clock says what is left.
-    fn stored(&self, token: &Token) -> Stored {
-        let (now, wall) = (Instant::now(), self.shared.clock().read());
-        let end = wall.plus(token.good_until.saturating_duration_since(now));
-        Stored {
-            access_token: token.access_token.clone(),
-            obtained_at: token.obtained_at,
-            expires_at: if token.expires_at > end.plus(JUMP) { end } else { token.expires_at },
-            fence: self.fence,
-        }
     }
 
     fn token_of(&self, stored: &Stored, generation: Generation) -> Token {

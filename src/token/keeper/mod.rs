@@ -36,10 +36,11 @@ use super::clock::WallClock;
 use super::complaint::Complaint;
 use super::hush::Hushed;
 use super::leak::{Desk, Ledger};
+use super::saver::Save;
 use super::schedule::{self, Next, Situation, Turn};
 use super::source::TokenSource;
 use super::status::{Ending, Record};
-use super::store::{News, Stored, TokenStore};
+use super::store::{News, TokenStore};
 use super::turns::{Permit, Turns};
 use super::watch::Watched;
 use super::{Progress, Shared, TokenHandle};
@@ -94,7 +95,7 @@ struct Keeper<S, T> {
     store: T,
     shared: Arc<Shared>,
     /// Where the saver listens, while the keeper is awake.
-    saves: Option<Arc<Watched<Option<Stored>>>>,
+    saves: Option<Arc<Watched<Option<Save>>>>,
     is_booted: bool,
     /// Whether it waits for its turn.
     is_in_line: bool,

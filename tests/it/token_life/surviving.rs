@@ -143,6 +143,27 @@ impl TokenStore for Brittle {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_lends_no_life_to_a_token_that_could_not_be_stored_at_first() {
+    let (model, wall, store) = (Model::new(), Wall::new(), Brittle::default());
+    store.0.0.store(true, Ordering::SeqCst);
+    let (handle, task) = start(life("shop", 7, &wall), model.clone(), store.clone());
+    handle.wait(within(5)).await.unwrap();
+    // WeChat, which would say what is left, does not answer.
+    model.set(Fault::Down);
+    sleep(secs(10)).await;
+    wall.shift(-90);
+    store.0.0.store(false, Ordering::SeqCst);
+    sleep(secs(60)).await;
+    let (shop, app_id) = (AccountName::parse("shop").unwrap(), AppId::parse("wx-shop").unwrap());
+    let given = store.load(&shop, &app_id).await.unwrap().unwrap();
+    let now = wall.clock().read();
+    let (left, age) = (given.expires_at.since(now), now.since(given.obtained_at));
+    assert!(secs(7120) <= left && left <= secs(7141), "{left:?}");
+    assert!(secs(60) <= age && age <= secs(80), "{age:?}");
+    task.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_costs_no_request_and_heals_without_a_restart() {
     let (model, wall, store) = (Model::new(), Wall::new(), Brittle::default());
     store.0.0.store(true, Ordering::SeqCst);
