@@ -120,6 +120,7 @@ impl Simulation {
             Kind::ClockStep => {
                 let step_s = [86_400, -86_400, 600, -600, 90, -90][self.rng.usize(0..6)];
                 self.replicas[index].wall.shift(step_s);
+                self.replicas[index].clock_set_at = Some(now);
                 span = Duration::ZERO;
             }
             Kind::WeChat => {

@@ -56,6 +56,8 @@ struct Replica {
     serial: u64,
     /// Until then its faults are an excuse, and for a while after it.
     troubled_until: Instant,
+    /// When its wall clock was last set.
+    clock_set_at: Option<Instant>,
 }
 
 /// What a seed came to.
@@ -174,7 +176,9 @@ impl Simulation {
         };
         let serial = serial_of(token.access_token.expose());
         assert!(token.generation >= replica.generation, "{at}: a generation goes back");
-        let is_in_order = serial >= replica.serial || self.wechat.is_a_tie(serial, replica.serial);
+        let is_in_order = serial >= replica.serial
+            || self.wechat.is_a_tie(serial, replica.serial)
+            || replica.is_confused(&self.wechat);
         assert!(is_in_order, "{at}: {serial} after {}", replica.serial);
         assert!(now < token.good_until, "{at}: over by its own clock");
         let late = now.saturating_duration_since(self.wechat.told_end(serial));
@@ -232,6 +236,13 @@ impl Simulation {
 }
 
 impl Replica {
+    /// Whether its token was fetched without a claim, so that only times tell its place among others, and its clock was
+    /// set: forward, that looks like a suspension, in which the token's life went by.
+    fn is_confused(&self, wechat: &WeChat) -> bool {
+        let is_set = self.clock_set_at.is_some_and(|at| at.elapsed() < AFTERMATH);
+        is_set && wechat.is_unclaimed(self.serial)
+    }
+
     fn start(net: Net, wall: Wall, kind: Kind, wechat: &WeChat, seed: u64) -> Self {
         let client = Client::new(&net, wall.clock());
         let alone = if kind == Kind::Stable { Alone::Allowed } else { Alone::Never };
@@ -242,7 +253,8 @@ impl Replica {
         net.state().handle = Some(handle.clone());
         let listener = tokio::spawn(client.keep()).abort_handle();
         let (generation, serial, troubled_until) = (Generation::NONE, 0, Instant::now());
-        Self { net, wall, handle, listener, task: Some(task), generation, serial, troubled_until }
+        let (task, clock_set_at) = (Some(task), None);
+        Self { net, wall, handle, listener, task, generation, serial, troubled_until, clock_set_at }
     }
 }
 

@@ -92,6 +92,11 @@ impl WeChat {
         state.kind != Kind::Stable && is_unclaimed && apart <= Duration::from_secs(2)
     }
 
+    /// Whether a token was called for without a claim.
+    pub(super) fn is_unclaimed(&self, serial: u64) -> bool {
+        self.state().unclaimed.contains(&serial)
+    }
+
     /// Whether the newest token is one that nobody knows of: it has ended the one before, and they find out by a refusal.
     pub(super) fn is_lost(&self) -> bool {
         let state = self.state();
