@@ -6,6 +6,7 @@ mod many;
 mod model;
 mod reactions;
 pub(crate) mod replicas;
+mod resting;
 mod rotating;
 mod sharing;
 mod surviving;
