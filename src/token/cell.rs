@@ -141,8 +141,8 @@ impl Cell {
     /// The wall clock, by a reading that is not older than [`WALL_READ_EVERY`].
     fn wall(&self, now: Instant, end: Instant) -> UnixSeconds {
         let before_ms = millis(end.saturating_duration_since(now));
-        // Another distance to the end is another time, or another token's.
-        if before_ms.abs_diff(self.read_before_ms.load(Relaxed)) >= millis(WALL_READ_EVERY) {
+        // Wrapped around where the end is further away than it was: a newer token's.
+        if self.read_before_ms.load(Relaxed).wrapping_sub(before_ms) >= millis(WALL_READ_EVERY) {
             self.wall_s.store(self.clock.read().0, Relaxed);
             self.read_before_ms.store(before_ms, Relaxed);
         }

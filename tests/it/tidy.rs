@@ -111,8 +111,8 @@ fn a_forced_refresh_is_asked_for_by_the_leaked_button_only() {
     // The keeper: set when the button's desk wants it, and looks at what it is. The call: one look.
     let wanted = [
         ("src/token/keeper/claim.rs", 1),
-        ("src/token/keeper/awake.rs", 1),
-        ("src/token/keeper/mod.rs", 2),
+        ("src/token/keeper/awake.rs", 2),
+        ("src/token/keeper/mod.rs", 1),
         ("src/wechat/token_call/mod.rs", 1),
     ];
     assert_eq!(found, wanted.map(|(path, count)| (path.to_owned(), count)).into());

@@ -152,11 +152,13 @@ fn bytes_of(dir: &Path) -> (usize, usize) {
             while !readyz(admin).await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            // Keepers go to rest one after another; what is left is what stays.
-            let mut last = usize::MAX;
-            while last > ALLOCATOR.allocated() {
-                last = ALLOCATOR.allocated();
-                tokio::time::sleep(Duration::from_millis(300)).await;
+            // Keepers go to rest one after another; what has not become less for a while is what stays.
+            let (mut least, mut calm) = (usize::MAX, 0);
+            while calm < 5 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let bytes = ALLOCATOR.allocated();
+                calm = if bytes < least { 0 } else { calm + 1 };
+                least = least.min(bytes);
             }
         };
         tokio::time::timeout(PATIENCE, settled).await.unwrap();

@@ -6,8 +6,8 @@
 //!
 //! # Why it is small
 //!
-//! Nearly all accounts are at rest nearly all the time. One costs 240 bytes here and 304 in [`Shared`]; `tests/memory`
-//! holds the sum, with the token and all tables, below 1,024. What few of them need is boxed ([`Trouble`]).
+//! Nearly all accounts are at rest nearly all the time. One costs half a kilobyte here and in [`Shared`]; `tests/memory`
+//! holds the sum, with the token and all tables, below one. What few of them need is boxed ([`Trouble`]).
 //!
 //! # Why it watches the wall clock
 //!
