@@ -134,6 +134,17 @@ async fn readyz(admin: std::net::SocketAddr) -> bool {
     answer.starts_with(b"HTTP/1.1 200 ")
 }
 
+/// Keepers go to rest one after another: waits until nothing has become less for a second.
+async fn calm() {
+    let (mut least, mut calm) = (usize::MAX, 0);
+    while calm < 5 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let bytes = ALLOCATOR.allocated();
+        calm = if bytes < least { 0 } else { calm + 1 };
+        least = least.min(bytes);
+    }
+}
+
 /// The bytes that weigate has allocated besides its parsed configuration, once all accounts have a token and nothing
 /// more happens; and the bytes of that configuration.
 fn bytes_of(dir: &Path) -> (usize, usize) {
@@ -152,14 +163,7 @@ fn bytes_of(dir: &Path) -> (usize, usize) {
             while !readyz(admin).await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            // Keepers go to rest one after another; what has not become less for a while is what stays.
-            let (mut least, mut calm) = (usize::MAX, 0);
-            while calm < 5 {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                let bytes = ALLOCATOR.allocated();
-                calm = if bytes < least { 0 } else { calm + 1 };
-                least = least.min(bytes);
-            }
+            calm().await;
         };
         tokio::time::timeout(PATIENCE, settled).await.unwrap();
         let bytes = ALLOCATOR.allocated() - before;

@@ -15,14 +15,12 @@ fn tasks() -> usize {
 }
 
 /// Keepers on one clock, with these turns and a WeChat each.
-fn keepers(count: u64, turns: &Turns, fault: Option<Fault>) -> Vec<(Model, TokenHandle, KeeperTask)> {
+fn keepers(count: u64, turns: &Turns, fault: &Fault) -> Vec<(Model, TokenHandle, KeeperTask)> {
     let wall = Wall::new();
     let clock = wall.clock();
     let one = |number: u64| {
         let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
-        if let Some(fault) = &fault {
-            model.set(fault.clone());
-        }
+        model.set(fault.clone());
         (life.turns, life.clock) = (turns.clone(), clock.clone());
         let (handle, task) = start(life, model.clone(), MemoryStore::default());
         (model, handle, task)
@@ -32,7 +30,7 @@ fn keepers(count: u64, turns: &Turns, fault: Option<Fault>) -> Vec<(Model, Token
 
 #[tokio::test(start_paused = true)]
 async fn keepers_at_rest_have_one_task_together_and_wake_for_whatever_is_wanted_of_them() {
-    let keepers = keepers(100, &Turns::new(64), None);
+    let keepers = keepers(100, &Turns::new(64), &Fault::None);
     sleep(secs(60)).await;
     assert!(keepers.iter().all(|(_, handle, _)| handle.is_alive()));
     assert_eq!(tasks(), 1, "the clock's watcher");
@@ -55,7 +53,7 @@ async fn keepers_at_rest_have_one_task_together_and_wake_for_whatever_is_wanted_
 
 #[tokio::test(start_paused = true)]
 async fn a_first_start_of_many_accounts_has_a_few_tasks_at_one_time() {
-    let keepers = keepers(1000, &Turns::new(8), Some(Fault::Slow(secs(1))));
+    let keepers = keepers(1000, &Turns::new(8), &Fault::Slow(secs(1)));
     let (begun, mut most) = (Instant::now(), 0);
     while keepers.iter().any(|(_, handle, _)| !handle.is_alive()) {
         most = most.max(tasks());
@@ -69,13 +67,10 @@ async fn a_first_start_of_many_accounts_has_a_few_tasks_at_one_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_keeper_at_rest_leaves_nothing_behind_when_it_is_dropped() {
-    let held = Arc::new(());
+    let held = Arc::new(1_800_000_000);
     let kept = Arc::downgrade(&held);
     let begun = Instant::now();
-    let clock = WallClock::of(move || {
-        let _held = &held;
-        UnixSeconds(1_800_000_000 + begun.elapsed().as_secs())
-    });
+    let clock = WallClock::of(move || UnixSeconds(*held + begun.elapsed().as_secs()));
     let mut life = life("shop", 7, &Wall::new());
     life.clock = clock;
     let (handle, task) = start(life, Model::new(), MemoryStore::default());
