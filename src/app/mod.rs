@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub use crate::admin::Outcome as ReloadOutcome;
@@ -34,7 +34,7 @@ use crate::clients::{Clients, Signer};
 use crate::config::{ClientTrustError, Config, ConfigErrors};
 use crate::proxy::upstream::{self, TlsConfigError};
 use crate::proxy::worker::{self, Bound, Running, Setup};
-use crate::proxy::{Refusal, Snapshot, Tls};
+use crate::proxy::{Refusal, Room, Snapshot, Tls};
 use crate::telemetry::metrics::WorkerCounts;
 use crate::token::publish::Publisher;
 use crate::token::{self, ConfiguredStore, StoreError};
@@ -272,10 +272,8 @@ fn start_workers(
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     phase: &watch::Receiver<Phase>,
 ) -> Result<(Vec<Running>, Vec<Arc<WorkerCounts>>), AppError> {
-    let permits = Arc::new(Semaphore::new(descriptors::connections_max(
-        config.server.limits.connections_max,
-        config.server.workers,
-    )));
+    let most = config.server.limits.connections_max;
+    let room = Room::for_connections(descriptors::connections_max(most, config.server.workers));
     let pseudonym: Arc<str> = format!("weigate-{:08x}", fastrand::u32(..)).into();
     let (mut workers, mut counts) = (Vec::new(), Vec::new());
     for (index, listeners) in listeners.into_iter().enumerate() {
@@ -288,7 +286,7 @@ fn start_workers(
             upstream_tls: Arc::clone(upstream_tls),
             snapshot: snapshot.clone(),
             phase: phase.clone(),
-            permits: Arc::clone(&permits),
+            room: Arc::clone(&room),
             counts: own,
             pseudonym: Arc::clone(&pseudonym),
         };

@@ -1,7 +1,7 @@
 //! A request's way, from the client's connection to WeChat and back.
 //!
 //! ```text
-//! accept/          a connection: a permit, its own task, a handshake under a time limit
+//! accept/          a connection: a place (room.rs), its own task, a handshake under a time limit
 //!   vitals/        how it is doing; the worker's sweep ends what is slow or idle, without a timer for each
 //! handle.rs        a request: RequestId, deadline, in-flight guard               ┐ never fails:
 //!   carry                                                                        │ every path ends
@@ -45,6 +45,7 @@ mod inspect;
 mod local;
 mod refusal;
 mod respond;
+mod room;
 mod route;
 mod snapshot;
 pub mod upstream;
@@ -52,6 +53,7 @@ mod vitals;
 pub mod worker;
 
 pub use refusal::Refusal;
+pub use room::Room;
 pub use snapshot::{Account, Snapshot, Tls};
 
 #[cfg(test)]

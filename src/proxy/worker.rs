@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::accept::{self, Listener};
+use super::room::Room;
 use super::snapshot::{Account, Snapshot};
 use super::upstream::{Stats, Upstreams};
 use super::vitals::{Connections, Ending, SWEEP_EVERY};
@@ -60,8 +61,8 @@ pub struct Setup {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Whether to stop.
     pub phase: watch::Receiver<Phase>,
-    /// One for each open connection, over all workers.
-    pub permits: Arc<Semaphore>,
+    /// For the connections of all workers.
+    pub room: Arc<Room>,
     /// Where this worker counts.
     pub counts: Arc<WorkerCounts>,
     /// This process's name in `Via`, the same for all workers.
@@ -82,7 +83,7 @@ pub(crate) struct Worker {
     pub(super) upstreams: Upstreams,
     pub(super) connections: Connections,
     pub(super) counts: Arc<WorkerCounts>,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) room: Arc<Room>,
     pub(super) pseudonym: Arc<str>,
     pub(super) is_draining: Cell<bool>,
     /// Said once: no more connections than have arrived.
@@ -156,7 +157,7 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         upstreams: Upstreams::new(&setup.upstream, &setup.upstream_tls),
         connections: Connections::default(),
         counts: setup.counts,
-        permits: setup.permits,
+        room: setup.room,
         pseudonym: setup.pseudonym,
         is_draining: Cell::new(false),
         closes: Notify::new(),
@@ -213,7 +214,13 @@ async fn keep_house(worker: Rc<Worker>, mut snapshot: watch::Receiver<Arc<Snapsh
         }
         std::future::pending::<()>().await;
     };
-    tokio::join!(sweeping, reloading, worker.upstreams.maintain());
+    let making_room = async {
+        loop {
+            worker.room.is_wanted().await;
+            worker.counts.connections_expired.add(worker.connections.make_room(Instant::now()));
+        }
+    };
+    tokio::join!(sweeping, reloading, making_room, worker.upstreams.maintain());
 }
 
 /// Ends when no connection has anything left to say.

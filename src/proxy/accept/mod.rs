@@ -1,4 +1,4 @@
-//! A client's connection: a permit, its own task, a handshake under a time limit, then HTTP/1.1 or HTTP/2.
+//! A client's connection: a place, its own task, a handshake under a time limit, then HTTP/1.1 or HTTP/2.
 //!
 //! With TLS the protocol is ALPN's choice. Without it the first bytes decide: a client that speaks HTTP/2 with prior
 //! knowledge begins with a fixed preface (RFC 9113 §3.4) that no HTTP/1 request begins with.
@@ -20,7 +20,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use io::Listener;
@@ -53,8 +52,8 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener) {
         match accepted {
             Ok(stream) => {
                 is_failing = false;
-                let Some(permit) = permit(&worker).await else { return };
-                spawn(&worker, stream, permit);
+                let Some(place) = worker.room.take().await else { return };
+                spawn(&worker, stream, place);
             }
             Err(error) => {
                 worker.counts.accept_errors.one();
@@ -72,34 +71,17 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener) {
     // The runtime's own accept knows only what it has been told; this asks the kernel.
     let Ok(mut last) = listener.into_last() else { return };
     while let Some(stream) = last.accept() {
-        let Some(permit) = permit(&worker).await else { return };
-        spawn(&worker, stream, permit);
+        let Some(place) = worker.room.take().await else { return };
+        spawn(&worker, stream, place);
     }
 }
 
-fn spawn(worker: &Rc<Worker>, stream: Plain, permit: OwnedSemaphorePermit) {
+fn spawn(worker: &Rc<Worker>, stream: Plain, place: OwnedSemaphorePermit) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         serve(&worker, stream).await;
-        drop(permit);
+        drop(place);
     });
-}
-
-/// Leave to serve one more connection. Where there is none, idle ones make room; meanwhile this one waits, and the
-/// backlog behind it. `None`: the worker ends.
-async fn permit(worker: &Worker) -> Option<OwnedSemaphorePermit> {
-    let permits = &worker.permits;
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
-    }
-    let mut waiting = std::pin::pin!(Arc::clone(permits).acquire_owned());
-    loop {
-        worker.counts.connections_expired.add(worker.connections.make_room(Instant::now()));
-        // What becomes idle later makes room later.
-        if let Ok(permit) = tokio::time::timeout(ACCEPT_PAUSE, waiting.as_mut()).await {
-            return permit.ok();
-        }
-    }
 }
 
 async fn serve(worker: &Rc<Worker>, stream: Plain) {

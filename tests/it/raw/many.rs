@@ -49,6 +49,28 @@ async fn idle_connections_make_room_for_one_that_asks() {
     assert!(is_well(proxy.address).await);
 }
 
+/// The kernel deals them out: all that are open may be another worker's than the one that is to take one more.
+#[tokio::test]
+async fn an_idle_connection_makes_room_for_one_at_another_worker() {
+    let wechat = wechat().await;
+    let proxy = Setup::new()
+        .server("[server.limits]\nconnections_max = 1\nidle_ms_max = 3600000")
+        .start(&wechat)
+        .await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let asked = async {
+            stream.write_all(get_head("").as_bytes()).await.unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"HTTP/1.1 200");
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap();
+        idle.push(stream);
+    }
+}
+
 /// 2,000 connections and 256 descriptors (reliability.md L5).
 #[tokio::test]
 async fn a_process_that_may_open_few_files_stays_reachable() {
