@@ -194,7 +194,7 @@ impl Simulation {
         let is_at_once = self.kind == Kind::Rotating { overlap: Duration::ZERO };
         let is_news =
             is_at_once && self.wechat.state().calls.last().is_some_and(|call| call.elapsed() < NEWS);
-        let is_excused = is_news || (self.kind != Kind::Stable && self.wechat.is_lost());
+        let is_excused = is_news || (self.kind != Kind::Stable && self.wechat.is_lost_to(serial));
         assert!(!is_fair || is_excused, "{at}: {serial} is refused");
         // The client asks, and may have hung up before there is an answer.
         let (handle, patience) = (replica.handle.clone(), secs(self.rng.u64(1..15)));

@@ -97,10 +97,12 @@ impl WeChat {
         self.state().unclaimed.contains(&serial)
     }
 
-    /// Whether the newest token is one that nobody knows of: it has ended the one before, and they find out by a refusal.
-    pub(super) fn is_lost(&self) -> bool {
-        let state = self.state();
-        state.newest().is_some_and(|newest| state.unheard.contains(&newest))
+    /// Whether nobody can know that the newest token has ended this one, but by a refusal: nobody was told of it, or both
+    /// were called for at one time without a claim, and this one counts as the newer.
+    pub(super) fn is_lost_to(&self, serial: u64) -> bool {
+        let Some(newest) = self.state().newest() else { return false };
+        let is_unheard = self.state().unheard.contains(&newest);
+        is_unheard || self.is_a_tie(serial, newest)
     }
 
     /// Someone resets the secret or forces a refresh.
