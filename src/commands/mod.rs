@@ -126,10 +126,15 @@ struct Signals {
     interrupt: Signal,
 }
 
+/// For the disk and for host names. A file store may use 16 of them at most, so a disk that hangs leaves some for names; and
+/// each that was ever busy keeps memory of its own.
+const BLOCKING_THREADS_MAX: usize = 64;
+
 /// The runtime of everything but requests: keepers, admin, stores, the sandbox.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_name("background")
         .enable_all()
         .build()

@@ -28,6 +28,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -51,10 +52,15 @@ struct Dir {
     lock_path: PathBuf,
     /// Locked as long as it is open; `None`: another process has it still.
     lock: Mutex<Option<File>>,
+    /// Threads that this store uses.
+    places: Arc<Semaphore>,
 }
 
 /// What stands in a file; nothing, where it was deleted; or why it cannot be read.
 type Opened = Result<Option<Zeroizing<Vec<u8>>>, &'static str>;
+
+/// More at one time make nothing faster, and each takes a thread for as long as the disk takes.
+const AT_ONCE_MAX: usize = 16;
 
 /// How the name of a write ends that is not yet in place; account names start with no dot.
 const CUT_OFF: &str = ".tmp";
@@ -97,6 +103,7 @@ impl FileStore {
             writing: Mutex::new(()),
             lock_path: dir.join(".lock"),
             lock: Mutex::new(None),
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
         };
         store.has_lock()?;
         Ok(Self(Arc::new(store)))
@@ -113,7 +120,14 @@ impl FileStore {
         work: impl FnOnce(&Dir) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let dir = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || work(&dir)).await.unwrap_or(Err(StoreError::Stopping))
+        let place = Arc::clone(&dir.places).acquire_owned().await.map_err(|_| StoreError::Stopping)?;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work(&dir);
+            // Whoever asked may have given up: a disk that hangs holds the place all the same.
+            drop(place);
+            done
+        });
+        working.await.unwrap_or(Err(StoreError::Stopping))
     }
 }
 
