@@ -3,12 +3,14 @@
 //!
 //! Whatever is started here ends when it is dropped, by its process id; and with the suite, should that be killed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -319,11 +321,13 @@ pub(crate) fn binary() -> String {
     path.into_string().unwrap()
 }
 
-/// A port that was free a moment ago, below those that the kernel gives to whoever connects.
+/// A port that was free a moment ago, below those that the kernel gives to whoever connects. Never the same twice: dozens
+/// of fronts start at one time.
 pub(crate) fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _try in 0..1000 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(10_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
+        if GIVEN.lock().unwrap().insert(address.port()) && TcpListener::bind(address).is_ok() {
             return address;
         }
     }
