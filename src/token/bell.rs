@@ -30,8 +30,10 @@ pub(super) enum Ring {
     Pressed = 2,
     /// Make a forced attempt.
     Forced = 4,
+    /// Take in the store's news.
+    News = 8,
     /// End. Said once, it holds.
-    Stop = 8,
+    Stop = 16,
 }
 
 /// A keeper at rest.

@@ -16,7 +16,7 @@ use super::Shared;
 use super::cell::Token;
 use super::keeper::STORE_MAX;
 use super::store::{Saved, TokenStore};
-use super::watch::Watched;
+use super::watch::Reader;
 use crate::types::AppId;
 
 /// A token that could not be stored is tried again after this long.
@@ -29,23 +29,22 @@ pub(super) struct Save {
     pub(super) fence: u64,
 }
 
-/// Stores what comes, the newest token only. Ends when `saves` is closed, after the last token was stored. Says in
-/// `has_saved` whether nothing is left to be done.
+/// Stores what comes after `saves` was made, the newest token only. Ends when its value is closed, after the last token
+/// was stored. Says in `has_saved` whether nothing is left to be done.
 pub(super) async fn save_all<T: TokenStore>(
     store: &T,
     app_id: &AppId,
     shared: &Shared,
-    saves: &Watched<Option<Save>>,
+    mut saves: Reader<'_, Option<Save>>,
     has_saved: &AtomicBool,
 ) {
-    let mut reader = saves.reader();
     let mut unsaved = None;
     loop {
         has_saved.store(unsaved.is_none(), SeqCst);
         let changed = if unsaved.is_some() {
-            Box::pin(timeout(SAVE_AGAIN, reader.changed())).await.unwrap_or(Ok(()))
+            Box::pin(timeout(SAVE_AGAIN, saves.changed())).await.unwrap_or(Ok(()))
         } else {
-            reader.changed().await
+            saves.changed().await
         };
         if changed.is_err() {
             return;

@@ -83,14 +83,14 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T> Watched<Option<T>> {
+// === impl Reader ===
+
+impl<T> Reader<'_, Option<T>> {
     /// Takes the value out, which is no change.
     pub(super) fn take(&self) -> Option<T> {
-        self.state().value.take()
+        self.watched.state().value.take()
     }
 }
-
-// === impl Reader ===
 
 impl<T> Reader<'_, T> {
     /// A copy of the value, which counts as seen from here on.

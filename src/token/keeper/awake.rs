@@ -1,7 +1,5 @@
 //! What a keeper does with its time. It rests until the bell rings, and is awake while there is something to do: an
-//! attempt that is due or asked for, a token to be stored, a leaked one to be ended.
-//!
-//! A keeper whose store has news stays awake, to hear them.
+//! attempt that is due or asked for, news from the store, a token to be stored, a leaked one to be ended.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,7 +18,7 @@ use crate::token::bell::{Ring, Sleeper};
 use crate::token::clock::JUMP;
 use crate::token::saver::save_all;
 use crate::token::source::TokenSource;
-use crate::token::store::{News, TokenStore};
+use crate::token::store::{Listener, TokenStore};
 use crate::token::turns::Permit;
 use crate::token::watch::Watched;
 use crate::token::{PATIENCE, Shared, leak};
@@ -82,7 +80,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
             self.close();
         };
-        let saving = save_all(&store, &app_id, shared, &saves, &at_rest.saver);
+        let saving = save_all(&store, &app_id, shared, saves.reader(), &at_rest.saver);
         // Looked at after the others, so that what one has left to another shows.
         let nothing_to_do = poll_fn(|_| {
             if at_rest.is_whole() && saves.look(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
@@ -107,12 +105,13 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                 () = self.boot(turn.take()) => {}
             }
             self.is_booted = true;
+            let listener = Listener::of(&self.shared);
+            self.news = self.store.news(&self.shared.account, &self.app_id, listener);
         }
-        let mut news = self.store.news(&self.shared.account, &self.app_id);
         loop {
             let mut mode = Mode::Normal;
             // What is due within the timer's millisecond is waited for here.
-            is_at_rest.store(!news.may_come() && Instant::now() < self.next_at, SeqCst);
+            is_at_rest.store(Instant::now() < self.next_at, SeqCst);
             tokio::select! {
                 biased;
                 () = shared.bell.heard(Ring::Stop) => return,
@@ -123,8 +122,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                         self.heed(Generation(asked));
                     }
                 }
-                heard = news.next() => {
-                    if let Some(ending) = self.hear(&heard) {
+                () = shared.bell.heard(Ring::News) => {
+                    if let Some(ending) = self.news.take().and_then(|record| self.hear(&record)) {
                         self.note(ending);
                     }
                 }
@@ -147,7 +146,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
                 let turn = tokio::select! {
                     biased;
                     () = shared.bell.heard(Ring::Stop) => return,
-                    turn = self.turn_at_rest(&news, is_at_rest) => turn,
+                    turn = self.turn_at_rest(is_at_rest) => turn,
                 };
                 self.is_in_line = false;
                 Some(turn)
@@ -155,18 +154,18 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             tokio::select! {
                 biased;
                 () = shared.bell.heard(Ring::Stop) => return,
-                () = self.attempt(&mut news, mode, turn) => {}
+                () = self.attempt(mode, turn) => {}
             }
         }
     }
 
     /// Waits for a turn; says meanwhile that it may rest in line, unless somebody waits for the token.
-    async fn turn_at_rest(&self, news: &News, is_at_rest: &AtomicBool) -> Permit {
+    async fn turn_at_rest(&self, is_at_rest: &AtomicBool) -> Permit {
         let mut turn = pin!(self.turn());
         let turn = poll_fn(|context| {
             let polled = turn.as_mut().poll(context);
             let is_unwanted = self.shared.waiting.load(SeqCst) == 0;
-            is_at_rest.store(polled.is_pending() && is_unwanted && !news.may_come(), SeqCst);
+            is_at_rest.store(polled.is_pending() && is_unwanted, SeqCst);
             polled
         });
         turn.await

@@ -22,9 +22,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::{Alone, CLAIM_MAX, FETCH_MAX, Keeper};
+use crate::token::bell::Ring;
 use crate::token::source::{SourceError, TokenSource, fetch_caught};
 use crate::token::status::Ending;
-use crate::token::store::{Claim, News, Record, TokenStore};
+use crate::token::store::{Claim, Record, TokenStore};
 use crate::token::turns::Permit;
 use crate::wechat::token_call::Mode;
 
@@ -55,32 +56,32 @@ const WAIT_JITTER: Duration = Duration::from_millis(500);
 
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// One attempt at another token than the one in hand. `permit` is given up while another process fetches.
-    pub(super) async fn renew(&mut self, news: &mut News, wish: Wish, permit: Permit) -> Attempted {
+    pub(super) async fn renew(&mut self, wish: Wish, permit: Permit) -> Attempted {
         let Wish { asked, mode } = wish;
         let mut permit = permit;
         let mut waiting_since: Option<Instant> = None;
         loop {
             let ending = match self.claim().await {
-                Some(Claim::Go(fence)) => return self.fetch(news, fence, mode).await,
+                Some(Claim::Go(fence)) => return self.fetch(fence, mode).await,
                 // Those who ask have had this token refused; a fetch of their own has to say it again.
                 Some(Claim::Adopt(stored)) if stored.confirms(self.in_hand().as_ref()) => {
                     self.confirm(&stored).filter(|_| !asked && mode == Mode::Normal)
                 }
                 Some(Claim::Adopt(stored)) => Some(self.adopt(&stored)).filter(|_| mode == Mode::Normal),
                 Some(Claim::Wait(_)) if self.is_tired(waiting_since) => {
-                    return self.fetch(news, 0, mode).await;
+                    return self.fetch(0, mode).await;
                 }
                 Some(Claim::Wait(most)) => {
                     let is_first = waiting_since.is_none();
                     waiting_since.get_or_insert_with(Instant::now);
                     drop(permit.take());
-                    let heard = self.wait(news, most, asked && is_first).await;
+                    let heard = self.wait(most, asked && is_first).await;
                     let heard = heard.filter(|_| mode == Mode::Normal);
                     permit = self.turn().await;
                     heard
                 }
                 None if mode == Mode::Force || self.may_go_alone() => {
-                    return self.fetch(news, 0, mode).await;
+                    return self.fetch(0, mode).await;
                 }
                 None => Some(Ending::Failed(Arc::new(SourceError::NoClaim))),
             };
@@ -121,16 +122,26 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Waits for what another process fetches. An ask is not content with the token in hand the first time: that
     /// fetch may have begun before the token was refused.
-    async fn wait(&mut self, news: &mut News, most: Duration, wants_newer: bool) -> Option<Ending> {
+    async fn wait(&mut self, most: Duration, wants_newer: bool) -> Option<Ending> {
         self.shared.record.notes().counts().claim_waits += 1;
         let until = Instant::now() + most + WAIT_JITTER.mul_f64(self.jitter.f64());
-        let heard = timeout_at(until, news.next()).await.ok()?;
+        let heard = timeout_at(until, self.next_news()).await.ok()?;
         let ending = self.hear(&heard)?;
         (!wants_newer || matches!(ending, Ending::Renewed)).then_some(ending)
     }
 
+    /// Waits for ever where there are none.
+    async fn next_news(&self) -> Record {
+        loop {
+            if let Some(record) = self.news.take() {
+                return record;
+            }
+            self.shared.bell.heard(Ring::News).await;
+        }
+    }
+
     /// One call.
-    async fn fetch(&mut self, news: &mut News, fence: u64, mode: Mode) -> Attempted {
+    async fn fetch(&mut self, fence: u64, mode: Mode) -> Attempted {
         self.anchor = (Instant::now(), self.shared.clock().read());
         let reply = timeout(FETCH_MAX, fetch_caught(&self.source, mode)).await;
         let unused = (fence > 0).then_some(fence);
@@ -141,7 +152,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
         };
         // Whoever was stopped in the middle may come back with what is long replaced.
-        if let Record::Found(stored) = news.now().record
+        if let Some(Record::Found(stored)) = self.news.take()
             && fence > 0
             && stored.fence > fence
             && self.is_worth_adopting(&stored)

@@ -16,7 +16,7 @@ use crate::token::saver::Save;
 use crate::token::schedule::{self, Turn};
 use crate::token::source::TokenSource;
 use crate::token::status::Ending;
-use crate::token::store::{Heard, Record, Stored, TokenStore};
+use crate::token::store::{Record, Stored, TokenStore};
 use crate::token::turns::Permit;
 use crate::types::Generation;
 use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
@@ -161,9 +161,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     }
 
     /// What the news mean for the token in hand; `None` where they change nothing that others wait for.
-    pub(super) fn hear(&mut self, heard: &Heard) -> Option<Ending> {
-        match &heard.record {
-            Record::Unknown => None,
+    pub(super) fn hear(&mut self, record: &Record) -> Option<Ending> {
+        match record {
             Record::Gone => {
                 self.save_again();
                 None

@@ -94,6 +94,8 @@ struct Keeper<S, T> {
     source: S,
     store: T,
     shared: Arc<Shared>,
+    /// Of the store, once there may be any.
+    news: News,
     /// Where the saver listens, while the keeper is awake.
     saves: Option<Arc<Watched<Option<Save>>>>,
     is_booted: bool,
@@ -180,6 +182,7 @@ pub fn start<S: TokenSource, T: TokenStore>(
         source,
         store,
         shared: Arc::clone(&shared),
+        news: News::none(),
         saves: None,
         is_booted: false,
         is_in_line: true,
@@ -248,7 +251,7 @@ impl<S, T> Keeper<S, T> {
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// One attempt, from its claim to everyone's knowing of its end; `turn` is there unless it is forced. Dropped only
     /// when the keeper stops.
-    async fn attempt(&mut self, news: &mut News, mode: Mode, turn: Option<Permit>) {
+    async fn attempt(&mut self, mode: Mode, turn: Option<Permit>) {
         let permit = if let Some(turn) = turn {
             turn
         } else {
@@ -259,7 +262,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let asked = std::mem::take(&mut self.asked);
         self.shared.progress.send_modify(|progress| progress.started += 1);
         let wish = Wish { asked, mode };
-        let Attempted { ending, called, unused } = self.renew(news, wish, permit).await;
+        let Attempted { ending, called, unused } = self.renew(wish, permit).await;
 
         self.count(&ending, asked, called);
         let next = self.plan(turn_of(&ending));

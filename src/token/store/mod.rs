@@ -33,7 +33,7 @@ mod seal;
 
 pub use file::{FileStore, decode_token, encode_token};
 pub use memory::MemoryStore;
-pub use news::{Heard, News, Record};
+pub use news::{Listener, News, Record, Teller};
 pub use redis::{Figures, RedisFault, RedisStore, try_redis};
 
 /// A token as it is stored, or as a keeper has it in hand.
@@ -139,8 +139,8 @@ pub trait TokenStore: Clone + Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// What other processes do with this account's token, from now on.
-    fn news(&self, _account: &AccountName, _app_id: &AppId) -> News {
+    /// What other processes do with this account's token, from now on, for that listener.
+    fn news(&self, _account: &AccountName, _app_id: &AppId, _to: Listener) -> News {
         News::none()
     }
 }
@@ -360,11 +360,11 @@ impl TokenStore for ConfiguredStore {
         }
     }
 
-    fn news(&self, account: &AccountName, app_id: &AppId) -> News {
+    fn news(&self, account: &AccountName, app_id: &AppId, to: Listener) -> News {
         match self {
-            Self::Memory(store) => store.news(account, app_id),
-            Self::File(store) => store.news(account, app_id),
-            Self::Redis(store) => store.news(account, app_id),
+            Self::Memory(store) => store.news(account, app_id, to),
+            Self::File(store) => store.news(account, app_id, to),
+            Self::Redis(store) => store.news(account, app_id, to),
         }
     }
 }

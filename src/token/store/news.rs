@@ -1,35 +1,48 @@
 //! What a keeper hears from a store that other processes write to.
 //!
-//! A state, not a stream: whoever was busy hears how things stand now, and nothing queues up.
+//! A state, not a stream: whoever was busy hears how things stand now, and nothing queues up. It takes room only until it
+//! is heard; a keeper at rest is woken for it.
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Stored;
+use crate::token::Shared;
+use crate::token::bell::Ring;
 
 /// How things stand with one account in the store.
-#[derive(Debug, Clone, Default)]
-pub struct Heard {
-    /// What stands under the account.
-    pub record: Record,
-    /// Counts the times someone ended a claim without saving anything.
-    pub released: u64,
-}
-
-/// What stands under an account.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum Record {
-    /// Nobody has looked yet.
-    #[default]
-    Unknown,
     /// This token.
     Found(Stored),
     /// Nothing that can be used, though the store works.
     Gone,
 }
 
-/// One account's news.
+/// Who is to be told an account's news.
 #[derive(Debug)]
-pub struct News(Option<watch::Receiver<Heard>>);
+pub struct Listener(Weak<Shared>);
+
+/// One account's news, as its keeper has them.
+#[derive(Debug)]
+pub struct News(Option<Arc<Slot>>);
+
+/// The store's side of one account's news.
+#[derive(Debug)]
+pub struct Teller(Weak<Slot>);
+
+#[derive(Debug)]
+struct Slot {
+    unheard: Mutex<Option<Box<Record>>>,
+    listener: Listener,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    pub(in crate::token) fn of(keeper: &Arc<Shared>) -> Self {
+        Self(Arc::downgrade(keeper))
+    }
+}
 
 // === impl News ===
 
@@ -39,29 +52,34 @@ impl News {
         Self(None)
     }
 
-    /// What the other end of `from` sends.
-    pub fn of(from: watch::Receiver<Heard>) -> Self {
-        Self(Some(from))
+    /// What the teller tells.
+    pub fn to(listener: Listener) -> (Teller, Self) {
+        let slot = Arc::new(Slot { unheard: Mutex::default(), listener });
+        (Teller(Arc::downgrade(&slot)), Self(Some(slot)))
     }
 
-    /// Whether there can be any.
-    pub fn may_come(&self) -> bool {
-        self.0.is_some()
+    /// What has been told since the last time, if anything has.
+    pub(in crate::token) fn take(&self) -> Option<Record> {
+        let unheard = &self.0.as_ref()?.unheard;
+        let record = unheard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        record.map(|record| *record)
     }
+}
 
-    /// Waits for the next news; for ever where there are none. May be dropped at any await.
-    pub async fn next(&mut self) -> Heard {
-        if let Some(from) = &mut self.0
-            && from.changed().await.is_ok()
-        {
-            return from.borrow_and_update().clone();
+// === impl Teller ===
+
+impl Teller {
+    /// Tells the keeper, which may have heard the same before: a claim has ended then without anything new. Never waits.
+    pub fn tell(&self, record: Record) {
+        let Some(slot) = self.0.upgrade() else { return };
+        *slot.unheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(record));
+        if let Some(keeper) = slot.listener.0.upgrade() {
+            keeper.bell.ring(Ring::News);
         }
-        self.0 = None;
-        std::future::pending().await
     }
 
-    /// How things stand, be it news or not.
-    pub fn now(&mut self) -> Heard {
-        self.0.as_mut().map_or_else(Heard::default, |from| from.borrow_and_update().clone())
+    /// Whether the keeper is still there.
+    pub fn is_heard(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }

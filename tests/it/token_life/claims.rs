@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use weigate::token::store::{Claim, Heard, News, Record, Saved, Stored};
+use weigate::token::store::{Claim, Listener, News, Record, Saved, Stored, Teller};
 use weigate::token::{Alone, Life, StoreError, TokenHandle, TokenStore, start};
 use weigate::types::{AccessToken, AccountName, AppId, UnixSeconds};
 use zeroize::Zeroizing;
@@ -18,7 +17,7 @@ struct Shared(Arc<State>);
 
 struct State {
     answer: Mutex<Answer>,
-    news: watch::Sender<Heard>,
+    teller: Mutex<Option<Teller>>,
     saved: Mutex<Vec<Stored>>,
     released: Mutex<Vec<u64>>,
 }
@@ -33,9 +32,8 @@ enum Answer {
 
 impl Shared {
     fn new(answer: Answer) -> Self {
-        let news = watch::Sender::new(Heard::default());
-        let (saved, released) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(State { answer: Mutex::new(answer), news, saved, released }))
+        let (teller, saved, released) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(State { answer: Mutex::new(answer), teller, saved, released }))
     }
 
     fn answers(&self, answer: Answer) {
@@ -43,7 +41,7 @@ impl Shared {
     }
 
     fn says(&self, record: Record) {
-        self.0.news.send_modify(|heard| heard.record = record);
+        self.0.teller.lock().unwrap().as_ref().unwrap().tell(record);
     }
 
     fn fences(&self) -> Vec<u64> {
@@ -83,8 +81,10 @@ impl TokenStore for Shared {
         self.0.released.lock().unwrap().push(fence);
     }
 
-    fn news(&self, _: &AccountName, _: &AppId) -> News {
-        News::of(self.0.news.subscribe())
+    fn news(&self, _: &AccountName, _: &AppId, to: Listener) -> News {
+        let (teller, news) = News::to(to);
+        *self.0.teller.lock().unwrap() = Some(teller);
+        news
     }
 }
 

@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::{MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
 use super::Inner;
-use crate::token::store::{Heard, Record};
+use crate::token::store::{Record, Teller};
 use crate::types::{AccountName, AppId};
 
 /// An account whose keeper runs here.
 #[derive(Debug)]
 pub(super) struct Followed {
     pub(super) app_id: AppId,
-    pub(super) news: watch::Sender<Heard>,
+    pub(super) teller: Teller,
     /// A hash of the value that the keeper knows of.
-    pub(super) seen: Option<u64>,
+    pub(super) seen: Option<NonZeroU64>,
 }
 
 impl Inner {
@@ -37,7 +36,7 @@ impl Inner {
     ) -> Vec<(AccountName, AppId)> {
         let mut followed = self.followed();
         if after.is_none() {
-            followed.retain(|_, followed| !followed.news.is_closed());
+            followed.retain(|_, followed| followed.teller.is_heard());
         }
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let slice = followed.range::<AccountName, _>((from, Bound::Unbounded)).take(length);
@@ -59,21 +58,26 @@ impl Inner {
 
     /// Whether a value has to be looked at. One that is not there has been, and its keeper is told.
     pub(super) fn is_changed(&self, account: &AccountName, value: Option<&[u8]>) -> bool {
-        let hash = value.map(|value| self.hasher.hash_one(value));
+        let hash = value.map(|value| self.hash(value));
         let mut followed = self.followed();
         let Some(followed) = followed.get_mut(account) else { return false };
         if hash.is_none() {
             followed.seen = None;
-            followed.news.send_modify(|heard| heard.record = Record::Gone);
+            followed.teller.tell(Record::Gone);
         }
         hash.is_some() && hash != followed.seen
     }
 
     pub(super) fn note_seen(&self, account: &AccountName, value: &[u8]) {
-        let hash = self.hasher.hash_one(value);
+        let hash = self.hash(value);
         if let Some(followed) = self.followed().get_mut(account) {
             followed.seen = Some(hash);
         }
+    }
+
+    /// Never 0, so that there is room for none.
+    pub(super) fn hash(&self, value: &[u8]) -> NonZeroU64 {
+        NonZeroU64::MIN | self.hasher.hash_one(value)
     }
 
     /// A new connection may lead to another server.

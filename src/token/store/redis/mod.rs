@@ -27,11 +27,10 @@ mod session;
 mod try_out;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use zeroize::Zeroizing;
 
@@ -39,7 +38,7 @@ use self::followed::Followed;
 use self::record::{Moment, Names};
 use self::scripts::Script;
 use super::seal::Seal;
-use super::{Claim, Heard, News, Record, Saved, StoreError, Stored, TokenStore, check_blob};
+use super::{Claim, Listener, News, Record, Saved, StoreError, Stored, TokenStore, check_blob};
 use crate::config::{self, SealKey};
 use crate::telemetry::metrics::Exposition;
 use crate::token::clock::WallClock;
@@ -236,11 +235,11 @@ impl TokenStore for RedisStore {
         }
     }
 
-    fn news(&self, account: &AccountName, app_id: &AppId) -> News {
-        let (news, heard) = watch::channel(Heard::default());
-        let followed = Followed { app_id: app_id.clone(), news, seen: None };
+    fn news(&self, account: &AccountName, app_id: &AppId, to: Listener) -> News {
+        let (teller, news) = News::to(to);
+        let followed = Followed { app_id: app_id.clone(), teller, seen: None };
         self.0.inner.followed().insert(account.clone(), followed);
-        News::of(heard)
+        news
     }
 }
 
@@ -273,15 +272,10 @@ impl Inner {
             Err(_) => return Err(RedisFault::Refused),
         };
         let found = self.understand(account, app_id, &value, now);
-        let seen = found.is_some().then(|| self.hasher.hash_one(&value[..]));
+        let seen = found.is_some().then(|| self.hash(&value));
         if let Some(followed) = self.followed().get_mut(account) {
-            let record = found.clone().map_or(Record::Gone, Record::Found);
-            // The same once more: a claim has ended without anything new.
-            let again = u64::from(seen.is_some() && seen == followed.seen);
             followed.seen = seen;
-            followed.news.send_modify(|heard| {
-                *heard = Heard { record, released: heard.released + again };
-            });
+            followed.teller.tell(found.clone().map_or(Record::Gone, Record::Found));
         }
         Ok(found)
     }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use weigate::token::store::{Claim, Heard, News, Record, RedisFault, Saved, Stored};
+use weigate::token::store::{Claim, Listener, News, Record, RedisFault, Saved, Stored, Teller};
 use weigate::token::{StoreError, TokenHandle, TokenStore, WallClock};
 use weigate::types::{AccessToken, AccountName, AppId, GrantKind, UnixSeconds};
 use zeroize::Zeroizing;
@@ -49,7 +49,7 @@ pub(crate) struct Client(Arc<Inner>);
 struct Inner {
     net: Net,
     clock: WallClock,
-    followed: Mutex<Option<(watch::Sender<Heard>, Option<Value>)>>,
+    followed: Mutex<Option<(Teller, Option<Value>)>>,
 }
 
 /// The client gives an operation up after this long.
@@ -205,13 +205,11 @@ impl Client {
     async fn refresh(&self, is_look: bool) -> Result<Option<Stored>, StoreError> {
         let (value, redis_ms) = self.read().await?;
         let found = value.as_ref().map(|value| self.understand(value, redis_ms));
-        if let Some((news, seen)) = &mut *self.0.followed.lock().unwrap() {
+        if let Some((teller, seen)) = &mut *self.0.followed.lock().unwrap() {
             let again = value.is_some() && value == *seen;
             if !(is_look && again) {
-                let record = found.clone().map_or(Record::Gone, Record::Found);
                 *seen = value;
-                let released = news.borrow().released + u64::from(again);
-                news.send_replace(Heard { record, released });
+                teller.tell(found.clone().map_or(Record::Gone, Record::Found));
             }
         }
         Ok(found)
@@ -318,10 +316,10 @@ impl TokenStore for Client {
         let _released = self.0.net.run(move |redis| redis.release(fence)).await;
     }
 
-    fn news(&self, _: &AccountName, _: &AppId) -> News {
-        let (news, heard) = watch::channel(Heard::default());
-        *self.0.followed.lock().unwrap() = Some((news, None));
-        News::of(heard)
+    fn news(&self, _: &AccountName, _: &AppId, to: Listener) -> News {
+        let (teller, news) = News::to(to);
+        *self.0.followed.lock().unwrap() = Some((teller, None));
+        news
     }
 }
 
