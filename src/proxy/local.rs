@@ -115,8 +115,7 @@ fn answer(
     let Some(app_id) = asked.appid.as_deref().filter(|app_id| !app_id.is_empty()) else {
         return wechat_error(words.no_id, id);
     };
-    let accounts =
-        AppId::parse(app_id).map(|app_id| snapshot.accounts_of(&app_id)).unwrap_or_default().iter();
+    let accounts = AppId::parse(app_id).into_iter().flat_map(|app_id| snapshot.accounts_of(&app_id));
     let mut accounts = accounts
         .filter(|account| route::on(account, words.platform))
         .filter(|account| target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str()))

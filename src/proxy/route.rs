@@ -176,8 +176,8 @@ fn by_app_id<'a>(
     client: &Client,
 ) -> impl Iterator<Item = &'a Arc<Account>> {
     let app_id = query::decode(raw).and_then(|text| AppId::parse(&text));
-    let accounts = app_id.map(|app_id| snapshot.accounts_of(&app_id)).unwrap_or_default();
-    accounts.iter().filter(|account| client.may_use(&account.name))
+    let accounts = app_id.into_iter().flat_map(|app_id| snapshot.accounts_of(&app_id));
+    accounts.filter(|account| client.may_use(&account.name))
 }
 
 /// Whether an account lives there.
