@@ -36,8 +36,28 @@ struct Load {
     bad: u64,
 }
 
+/// Whose the next request is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pick {
+    Random,
+    Sticky,
+    Each,
+}
+
+impl Pick {
+    fn parse(text: &str) -> Anyhow<Self> {
+        match text {
+            "random" => Ok(Self::Random),
+            "sticky" => Ok(Self::Sticky),
+            "each" => Ok(Self::Each),
+            _ => Err("random, sticky or each".into()),
+        }
+    }
+}
+
 /// `load idle PORT CONNECTIONS` · `load burst PORT CONNECTIONS` · `load closed PORT CONNECTIONS SECONDS CLIENTS PICK`,
-/// where PICK is `random` (for each request) or `sticky` (for each connection).
+/// where PICK is `random` (for each request), `sticky` (for each connection) or `each` (one after another, until each has
+/// sent one, whatever the SECONDS).
 pub fn main(arguments: &[String]) -> Anyhow<()> {
     let number =
         |at: usize| -> Anyhow<usize> { Ok(arguments.get(at).ok_or("an argument is missing")?.parse()?) };
@@ -46,8 +66,8 @@ pub fn main(arguments: &[String]) -> Anyhow<()> {
         Some("idle") => load.idle(number(2)?),
         Some("burst") => load.burst(number(2)?),
         Some("closed") => {
-            let is_random = arguments.get(5).is_some_and(|pick| pick == "random");
-            load.closed(number(2)?, Duration::from_secs(u64::try_from(number(3)?)?), number(4)?, is_random)
+            let pick = Pick::parse(arguments.get(5).map_or("", String::as_str))?;
+            load.closed(number(2)?, Duration::from_secs(u64::try_from(number(3)?)?), number(4)?, pick)
         }
         _ => Err("load idle|burst|closed".into()),
     }
@@ -112,20 +132,36 @@ impl Load {
         }))
     }
 
-    fn closed(&mut self, connections: usize, span: Duration, clients: usize, is_random: bool) -> Anyhow<()> {
+    fn closed(&mut self, connections: usize, span: Duration, clients: usize, pick: Pick) -> Anyhow<()> {
         let requests: Vec<Vec<u8>> = (0..clients).map(request).collect();
         // Sticky clients lie far apart, as random ones do.
         let own = |at: usize| at * (clients / connections).max(1) % clients;
-        let pick = |at: usize| if is_random { fastrand::usize(..clients) } else { own(at) };
+        let mut sent = 0;
+        let mut next = |at: usize| {
+            sent += 1;
+            let is_last = pick == Pick::Each && sent >= clients;
+            let client = match pick {
+                Pick::Random => fastrand::usize(..clients),
+                Pick::Sticky => own(at),
+                Pick::Each => (sent - 1) % clients,
+            };
+            (client, is_last)
+        };
         self.connect(connections)?;
         let started = Instant::now();
+        let mut is_over = false;
         for at in 0..connections {
-            self.send(at, &requests[pick(at)])?;
+            let (client, is_last) = next(at);
+            self.send(at, &requests[client])?;
+            is_over |= is_last;
         }
-        while started.elapsed() < span {
+        while !is_over {
             for at in self.answered(Some(Duration::from_secs(5)))? {
-                self.send(at, &requests[pick(at)])?;
+                let (client, is_last) = next(at);
+                self.send(at, &requests[client])?;
+                is_over |= is_last;
             }
+            is_over |= pick != Pick::Each && started.elapsed() >= span;
         }
         let seconds = started.elapsed().as_secs_f64();
         self.latencies_us.sort_unstable();
