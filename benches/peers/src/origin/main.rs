@@ -34,12 +34,13 @@ fn main() -> Anyhow<()> {
     let [plain, tls, h2] = [listen()?, listen()?, listen()?];
     let ports = [&plain, &tls, &h2].map(|listener| listener.local_addr().map(|address| address.port()));
     let [plain_port, tls_port, h2_port] = ports;
+    let h1 = plain.local_addr()?;
     println!(r#"{{"plain":{},"tls":{},"h2":{}}}"#, plain_port?, tls_port?, h2_port?);
 
     let h1_config = Arc::new(tls_config(&cert, &key, &[b"http/1.1"])?);
     let h2_config = Arc::new(tls_config(&cert, &key, &[b"h2", b"http/1.1"])?);
     let h2_world = Arc::clone(&world);
-    std::thread::spawn(move || h2::serve(h2, h2_config, &h2_world));
+    std::thread::spawn(move || h2::serve(h2, h2_config, &h2_world, h1));
     h1::serve(plain, tls, &h1_config, &world)
 }
 
