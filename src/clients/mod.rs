@@ -9,7 +9,7 @@ mod placeholder;
 mod rate;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -66,7 +66,7 @@ enum Callers {
     /// No clients are configured: every caller is this one.
     Anonymous(Arc<Client>),
     Known {
-        by_digest: HashMap<[u8; 32], Arc<Client>, BuildHasherDefault<FirstBytes>>,
+        by_digest: HashMap<KeyDigest, Arc<Client>, BuildHasherDefault<FirstBytes>>,
         by_cert_san: HashMap<String, Arc<Client>>,
         by_cert_sha256: HashMap<[u8; 32], Arc<Client>>,
         by_name: HashMap<ClientName, Arc<Client>>,
@@ -85,7 +85,7 @@ impl Clients {
         let (mut by_cert_san, mut by_cert_sha256) = (HashMap::new(), HashMap::new());
         for (number, written) in clients.iter().enumerate() {
             let client = Arc::new(Client::new(written, number));
-            by_digest.extend(written.key_sha256.map(|digest| (digest, Arc::clone(&client))));
+            by_digest.extend(written.key_sha256.map(|digest| (KeyDigest(digest), Arc::clone(&client))));
             by_cert_san.extend(written.cert_san.iter().map(|name| (name.clone(), Arc::clone(&client))));
             by_cert_sha256.extend(written.cert_sha256.iter().map(|digest| (*digest, Arc::clone(&client))));
             by_name.insert(client.name.clone(), client);
@@ -105,13 +105,10 @@ impl Clients {
     /// The client whose key this is.
     ///
     /// Cost: one SHA-256 and one look-up, whether the key is known or not. The look-up is by digest, so its time
-    /// tells nothing about the key, and the last word is a comparison in constant time.
+    /// tells nothing about the key, and digests are compared in constant time.
     pub fn by_key(&self, key: &str) -> Option<&Arc<Client>> {
         let Callers::Known { by_digest, .. } = &self.callers else { return None };
-        let digest = digest(key);
-        // Not the client's own copy of it, which is somewhere else in memory.
-        let (known, client) = by_digest.get_key_value(&digest)?;
-        bool::from(known.ct_eq(&digest)).then_some(client)
+        by_digest.get(&KeyDigest(digest(key)))
     }
 
     /// The client whose certificate this is; it has been verified. One that would be two clients' is nobody's.
@@ -270,6 +267,26 @@ impl Accounts {
     }
 }
 
+/// SHA-256 of a key, as what its client is found by. Compared in constant time.
+#[derive(Debug)]
+struct KeyDigest([u8; 32]);
+
+// === impl KeyDigest ===
+
+impl PartialEq for KeyDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyDigest {}
+
+impl Hash for KeyDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
 /// The hash of a digest: its first eight bytes. They are as random as can be, and nobody chooses what is in the table
 /// but the operator.
 #[derive(Debug, Default)]
@@ -281,9 +298,6 @@ impl Hasher for FirstBytes {
     fn write(&mut self, digest: &[u8]) {
         self.0 = digest.first_chunk().map_or(0, |first| u64::from_ne_bytes(*first));
     }
-
-    /// A slice's length, which comes before its bytes.
-    fn write_usize(&mut self, _length: usize) {}
 
     fn finish(&self) -> u64 {
         self.0
