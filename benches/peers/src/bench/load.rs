@@ -138,30 +138,28 @@ impl Load {
         let own = |at: usize| at * (clients / connections).max(1) % clients;
         let mut sent = 0;
         let mut next = |at: usize| {
-            sent += 1;
-            let is_last = pick == Pick::Each && sent >= clients;
             let client = match pick {
                 Pick::Random => fastrand::usize(..clients),
                 Pick::Sticky => own(at),
-                Pick::Each => (sent - 1) % clients,
+                Pick::Each => sent % clients,
             };
-            (client, is_last)
+            sent += 1;
+            (client, pick == Pick::Each && sent >= clients)
         };
         self.connect(connections)?;
         let started = Instant::now();
-        let mut is_over = false;
-        for at in 0..connections {
-            let (client, is_last) = next(at);
-            self.send(at, &requests[client])?;
-            is_over |= is_last;
-        }
-        while !is_over {
-            for at in self.answered(Some(Duration::from_secs(5)))? {
+        let mut waiting: Vec<usize> = (0..connections).collect();
+        loop {
+            let mut each_has_sent = false;
+            for at in waiting {
                 let (client, is_last) = next(at);
                 self.send(at, &requests[client])?;
-                is_over |= is_last;
+                each_has_sent |= is_last;
             }
-            is_over |= pick != Pick::Each && started.elapsed() >= span;
+            if each_has_sent || pick != Pick::Each && started.elapsed() >= span {
+                break;
+            }
+            waiting = self.answered(Some(Duration::from_secs(5)))?;
         }
         let seconds = started.elapsed().as_secs_f64();
         self.latencies_us.sort_unstable();
