@@ -4,9 +4,9 @@
 //! and a [`Fingerprint`], so that a log can say "the same token" without saying which.
 
 use std::fmt;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 /// Six hexadecimal digits of a secret's SHA-256: enough to tell two secrets apart in a log, useless to anyone else.
@@ -15,11 +15,14 @@ pub struct Fingerprint([u8; 3]);
 
 /// The secret of a WeChat application (AppSecret, or a WeCom corpsecret).
 #[derive(Clone)]
-pub struct AppSecret(Arc<Zeroizing<String>>);
+pub struct AppSecret(Zeroizing<Box<str>>);
 
 /// WeChat's `access_token`: 1 to [`AccessToken::LENGTH_MAX`] characters that need no escaping in a query.
+///
+/// A clone is a copy, which is wiped like the first: whoever reads the text finds it one step away, and whoever shares a
+/// token shares what it is part of.
 #[derive(Clone)]
-pub struct AccessToken(Arc<Zeroizing<Box<str>>>);
+pub struct AccessToken(Zeroizing<Box<str>>);
 
 /// Half of the SHA-256 of an access token: tells whether another one is the same, and cannot be used as one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,11 @@ pub enum TokenTextError {
     /// A character other than letters, digits, `-`, `_`, `.` and `~`.
     #[error("the token holds a character that has no place in one")]
     Character,
+}
+
+/// Takes as long whatever the texts are, if their lengths are the same.
+fn is_same(one: &str, other: &str) -> bool {
+    one.as_bytes().ct_eq(other.as_bytes()).into()
 }
 
 // === impl Fingerprint ===
@@ -73,12 +81,18 @@ impl fmt::Debug for Fingerprint {
 impl AppSecret {
     /// Takes the text of a secret, as read from a file or from the environment.
     pub fn new(text: String) -> Self {
-        Self(Arc::new(Zeroizing::new(text)))
+        let text = Zeroizing::new(text);
+        Self(Zeroizing::new(text.as_str().into()))
     }
 
     /// The text. Only what sends it to WeChat may call this.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Whether both are the same secret.
+    pub fn is_same(&self, other: &Self) -> bool {
+        is_same(&self.0, &other.0)
     }
 
     /// The fingerprint of the secret.
@@ -111,7 +125,7 @@ impl AccessToken {
         if !text.bytes().all(plain) {
             return Err(TokenTextError::Character);
         }
-        Ok(Self(Arc::new(Zeroizing::new(text.into()))))
+        Ok(Self(Zeroizing::new(text.into())))
     }
 
     /// The text. Only what puts it into a request or a store may call this.
@@ -133,8 +147,7 @@ impl AccessToken {
 
     /// Whether both are the same token.
     pub fn is_same(&self, other: &Self) -> bool {
-        use subtle::ConstantTimeEq;
-        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+        is_same(&self.0, &other.0)
     }
 }
 
