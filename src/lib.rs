@@ -15,8 +15,9 @@
 //!                   the only writer of a token
 //! ```
 //!
-//! They meet in one place: the cell, an `ArcSwap` that the keeper writes and requests read. Beside it, for programs that do
-//! not come through here, `token/publish` puts live tokens under the Redis keys of other SDKs.
+//! They meet in one place: the cell, an `ArcSwap` that the keeper writes and requests read, each worker once for each new
+//! token. Beside it, for programs that do not come through here, `token/publish` puts live tokens under the Redis keys of
+//! other SDKs.
 //!
 //! # Rooms, top first
 //!

@@ -71,8 +71,8 @@ pub(super) fn json(tokens: &[TokenHandle], published: &publish::Figures, query: 
     let asked = |name: &str| {
         query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix(name))
     };
-    let begin =
-        asked("after=").map_or(0, |after| tokens.partition_point(|token| token.account().as_str() <= after));
+    let begin = asked("after=")
+        .map_or(0, |after| tokens.partition_point(|token| token.account().name.as_str() <= after));
     let is_wanted =
         |token: &&TokenHandle| asked("only=") != Some("failing") || token.is_failing() || !token.is_alive();
     let mut wanted = tokens.iter().skip(begin).filter(is_wanted);

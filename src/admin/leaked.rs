@@ -85,7 +85,7 @@ pub(super) async fn answer(request: Request<Incoming>, seen: &Seen) -> Response<
     };
     let name = account_in(head.uri.path()).unwrap_or_default();
     let tokens = seen.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(token) = tokens.iter().find(|token| token.account().as_str() == name).cloned() else {
+    let Some(token) = tokens.iter().find(|token| token.account().name.as_str() == name).cloned() else {
         return text(StatusCode::NOT_FOUND, "no such account\n".to_owned());
     };
     drop(tokens);
@@ -99,13 +99,13 @@ fn press(token: &TokenHandle, said: &Said) -> Response<Full<Bytes>> {
         Ok(_) => "begun".to_owned(),
         Err(refusal) => refusal.to_string(),
     };
-    tracing::warn!(target: "audit", account = %token.account(), by, why, outcome, "told that the token leaked");
+    tracing::warn!(target: "audit", account = %token.account().name, by, why, outcome, "told that the token leaked");
     let status = token.status().leak;
     let (code, message) = match pressed {
         Ok(_) => (StatusCode::ACCEPTED, plan(&status)),
         Err(refusal) => (code_of(refusal), outcome),
     };
-    let answer = Answer { account: token.account().as_str(), message, leaked: Shown::of(&status) };
+    let answer = Answer { account: token.account().name.as_str(), message, leaked: Shown::of(&status) };
     // Texts and numbers always serialise.
     let mut response = text(code, serde_json::to_string_pretty(&answer).unwrap_or_default());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

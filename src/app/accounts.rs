@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::{self, Config, UpstreamHost};
-use crate::proxy::Account;
+use crate::config::{self, Account, Config, UpstreamHost};
 use crate::token::{
-    self, Alone, ConfiguredStore, Endpoint, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle, Turns,
-    WallClock,
+    self, Alone, Common, ConfiguredStore, Endpoint, HttpTokenSource, KeeperTask, Ledger, Life, TokenHandle,
+    Turns, WallClock,
 };
-use crate::types::{AccountName, AppId, Fingerprint, GrantKind, Platform};
+use crate::types::{AccountName, AppId, GrantKind, Platform};
 
 /// Token calls at one time, over all accounts; a quarter more where requests wait.
 const FETCHES_MAX: usize = 64;
@@ -21,24 +20,16 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// All accounts that run.
 #[derive(Debug)]
 pub struct Accounts {
-    /// In the order of their names.
-    running: Vec<Kept>,
+    /// In the order of their accounts' names.
+    running: Vec<KeeperTask>,
     store: ConfiguredStore,
     client: reqwest::Client,
-    turns: Turns,
-    clock: WallClock,
-    ledger: Ledger,
+    common: Common,
     tokens: Tokens,
 }
 
 /// The tokens of all accounts, for whoever shows them.
 pub(super) type Tokens = Arc<Mutex<Arc<[TokenHandle]>>>;
-
-#[derive(Debug)]
-struct Kept {
-    account: Arc<Account>,
-    keeper: KeeperTask,
-}
 
 /// The endpoint of each platform, shared by the sources of all its accounts.
 #[derive(Debug, Clone)]
@@ -68,106 +59,72 @@ impl Endpoints {
 
 impl Accounts {
     pub(super) fn new(store: ConfiguredStore, client: reqwest::Client) -> Self {
-        let clock = WallClock::of_the_machine();
-        Self {
-            running: Vec::new(),
-            store,
-            client,
-            turns: Turns::new(FETCHES_MAX),
-            clock,
+        let common = Common {
             ledger: Ledger::default(),
-            tokens: Arc::new(Mutex::new(Arc::new([]))),
-        }
+            turns: Turns::new(FETCHES_MAX),
+            clock: WallClock::of_the_machine(),
+            waiters_max: 0,
+        };
+        Self { running: Vec::new(), store, client, common, tokens: Arc::new(Mutex::new(Arc::new([]))) }
     }
 
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
         let endpoints = Endpoints::new(&config.upstream, &self.client);
-        let mut before: HashMap<AccountName, Kept> =
-            std::mem::take(&mut self.running).into_iter().map(Kept::by_name).collect();
+        self.common.waiters_max = config.server.limits.token_waiters_max;
+        let common = Arc::new(self.common.clone());
+        let mut before: HashMap<AccountName, KeeperTask> =
+            std::mem::take(&mut self.running).into_iter().map(by_name).collect();
         let mut running = Vec::with_capacity(config.accounts.len());
         let (mut started, mut ended) = (Vec::new(), Vec::new());
         for account in &config.accounts {
-            let secret = account.app_secret.fingerprint();
             // A sick account starts over: whoever reloads has perhaps just cured it, and waits to see.
-            let is_well = |kept: &Kept| !kept.account.token.is_failing();
-            let same = |kept: &Kept| {
-                let Account { app_id, grant, app_secret, .. } = &*kept.account;
-                let is_same = *app_id == account.app_id && *grant == account.grant;
-                is_same && app_secret.fingerprint() == secret && is_well(kept)
-            };
+            let stays = |token: &TokenHandle| token.account().is_same(account) && !token.is_failing();
             match before.remove(&account.name) {
-                Some(kept) if same(&kept) => {
-                    running.push(kept);
-                }
+                Some(keeper) if stays(keeper.token()) => running.push(keeper),
                 changed => {
                     ended.extend(changed);
-                    started.push((account, secret));
+                    started.push(account);
                 }
             }
         }
         ended.extend(before.into_values());
         // The old keepers end first: two would fetch, and save, for one account.
         stop(ended).await;
-        for (account, secret) in started {
-            running.push(self.start(account, secret, config, &endpoints));
-        }
-        running.sort_by(|one, other| one.account.name.cmp(&other.account.name));
+        running.extend(started.into_iter().map(|account| self.start(account, &common, &endpoints)));
+        running.sort_by(|one, other| name(one).cmp(name(other)));
         self.running = running;
-        let handles = self.running.iter().map(|kept| kept.account.token.clone()).collect();
-        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = handles;
+        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = self.all().into();
     }
 
-    fn start(
-        &self,
-        account: &config::Account,
-        secret: Fingerprint,
-        config: &Config,
-        endpoints: &Endpoints,
-    ) -> Kept {
-        let source = HttpTokenSource::new(
-            endpoints.platform(account.grant.platform()),
-            account.grant,
-            account.app_id.clone(),
-            account.app_secret.clone(),
-        );
+    fn start(&self, account: &Arc<Account>, common: &Arc<Common>, endpoints: &Endpoints) -> KeeperTask {
+        let endpoint = endpoints.platform(account.grant.platform());
+        let source = HttpTokenSource::new(endpoint, Arc::clone(account));
         let life = Life {
-            account: account.name.clone(),
-            app_id: stored_as(account, secret),
-            grant: account.grant,
-            ledger: self.ledger.clone(),
-            waiters_max: config.server.limits.token_waiters_max,
+            account: Arc::clone(account),
+            app_id: stored_as(account),
             // Each renewal of such a grant ends a token that another weigate may be using.
             alone: if account.grant.rotates() { Alone::Never } else { Alone::Allowed },
-            turns: self.turns.clone(),
-            clock: self.clock.clone(),
             jitter: fastrand::Rng::new(),
+            common: Arc::clone(common),
         };
-        let (token, keeper) = token::start(life, source, self.store.clone());
-        let account = Account {
-            name: account.name.clone(),
-            app_id: account.app_id.clone(),
-            app_secret: account.app_secret.clone(),
-            grant: account.grant,
-            token,
-        };
-        Kept { account: Arc::new(account), keeper }
+        token::start(life, source, self.store.clone()).1
     }
 
     /// The accounts of `config` that run, with their tokens.
     pub(super) fn published<'a>(
         &'a self,
         config: &'a Config,
-    ) -> impl Iterator<Item = (&'a config::Account, TokenHandle)> {
-        let token = |account: &config::Account| {
-            let place = self.running.binary_search_by(|kept| kept.account.name.cmp(&account.name)).ok()?;
-            Some(self.running.get(place)?.account.token.clone())
+    ) -> impl Iterator<Item = (&'a Account, TokenHandle)> {
+        let token = |account: &Account| {
+            let place = self.running.binary_search_by(|keeper| name(keeper).cmp(&account.name)).ok()?;
+            Some(self.running.get(place)?.token().clone())
         };
-        config.accounts.iter().filter_map(move |account| Some((account, token(account)?)))
+        config.accounts.iter().filter_map(move |account| Some((&**account, token(account)?)))
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Account>> {
-        self.running.iter().map(|kept| Arc::clone(&kept.account)).collect()
+    pub(super) fn all(&self) -> Vec<TokenHandle> {
+        self.running.iter().map(|keeper| keeper.token().clone()).collect()
     }
 
     pub(super) fn tokens(&self) -> Tokens {
@@ -177,14 +134,6 @@ impl Accounts {
     /// Ends all keepers; a save that has begun is finished.
     pub(super) async fn stop(self) {
         stop(self.running).await;
-    }
-}
-
-// === impl Kept ===
-
-impl Kept {
-    fn by_name(self) -> (AccountName, Self) {
-        (self.account.name.clone(), self)
     }
 }
 
@@ -210,22 +159,31 @@ pub(super) async fn report_until_ready(tokens: Tokens) {
     }
 }
 
+fn name(keeper: &KeeperTask) -> &AccountName {
+    &keeper.token().account().name
+}
+
+fn by_name(keeper: KeeperTask) -> (AccountName, KeeperTask) {
+    (name(&keeper).clone(), keeper)
+}
+
 /// Ends keepers, all at one time: 10 s at most, however many of them wait for a slow store.
-async fn stop(kept: impl IntoIterator<Item = Kept>) {
-    futures_util::future::join_all(kept.into_iter().map(|kept| kept.keeper.stop())).await;
+async fn stop(keepers: impl IntoIterator<Item = KeeperTask>) {
+    futures_util::future::join_all(keepers.into_iter().map(KeeperTask::stop)).await;
 }
 
 /// What an account's token is stored under, so that a restart takes no other application's.
 ///
 /// An AppID says whose a token is; a corpid does not, since each application of a corp has a secret, and tokens, of its
 /// own (wechat.md §9). Their mark is the secret's fingerprint.
-fn stored_as(account: &config::Account, secret: Fingerprint) -> AppId {
+fn stored_as(account: &Account) -> AppId {
     let app_id = account.app_id.as_str();
     let marked = match account.grant {
         GrantKind::StableToken | GrantKind::Token => None,
         GrantKind::Wecom => {
             let corpid: String = app_id.chars().take(48).collect();
-            AppId::parse(&format!("{corpid}-{}", secret.to_string().trim_start_matches('#')))
+            let secret = account.app_secret.fingerprint().to_string();
+            AppId::parse(&format!("{corpid}-{}", secret.trim_start_matches('#')))
         }
     };
     marked.unwrap_or_else(|| account.app_id.clone())

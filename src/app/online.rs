@@ -1,6 +1,7 @@
 //! `weigate check --online`: what a configuration needs from the world, tried once, each no with its cure.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::accounts::Endpoints;
@@ -44,12 +45,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     findings.extend(publishing(config).await);
     let endpoints = Endpoints::new(&config.upstream, &client);
     for account in &config.accounts {
-        let source = HttpTokenSource::new(
-            endpoints.platform(account.grant.platform()),
-            harmless(account.grant),
-            account.app_id.clone(),
-            account.app_secret.clone(),
-        );
+        let source = HttpTokenSource::new(endpoints.platform(account.grant.platform()), harmless(account));
         let outcome = match tokio::time::timeout(TRY_MAX, source.fetch(Mode::Normal)).await {
             Err(_) => Err(format!("no answer within {} s", TRY_MAX.as_secs())),
             Ok(Err(error)) => Err(format!("{}; {}", error.told(), error.advice())),
@@ -62,8 +58,12 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 
 /// The call that tells the same of secret and address, and ends no token: `/cgi-bin/token` would end the one in use, and
 /// `stable_token` knows nothing of it (wechat.md §2).
-fn harmless(kind: GrantKind) -> GrantKind {
-    if kind.rotates() { GrantKind::StableToken } else { kind }
+fn harmless(account: &Arc<config::Account>) -> Arc<config::Account> {
+    if account.grant.rotates() {
+        Arc::new(config::Account { grant: GrantKind::StableToken, ..config::Account::clone(account) })
+    } else {
+        Arc::clone(account)
+    }
 }
 
 async fn dns(host: &UpstreamHost) -> Finding {

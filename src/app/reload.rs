@@ -1,12 +1,13 @@
 //! What a reload changes and what it leaves alone, and what is told about reloads and the server's certificate.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::{Config, EXPIRY_NEAR, PublishFormat};
 use crate::telemetry::metrics::Exposition;
-use crate::types::{AccountName, AppId, Fingerprint, UnixSeconds};
+use crate::types::{AccountName, UnixSeconds};
 
 /// How the last reload ended, and until when the server's certificate is good. Shared with whoever shows it.
 #[derive(Debug)]
@@ -144,7 +145,21 @@ pub(super) fn without_fixed_changes(before: &Config, after: Config) -> Config {
     if before.server.tls.is_some() != config.server.tls.is_some() {
         config.server.tls.clone_from(&before.server.tls);
     }
+    share_accounts(before, &mut config);
     config
+}
+
+/// Accounts that stay what they are keep their place in memory too, which their keepers share.
+fn share_accounts(before: &Config, after: &mut Config) {
+    let before: HashMap<_, _> = before.accounts.iter().map(|account| (&account.name, account)).collect();
+    for account in &mut after.accounts {
+        if let Some(same) = before
+            .get(&account.name)
+            .filter(|before| before.is_same(account) && before.publish == account.publish)
+        {
+            *account = Arc::clone(same);
+        }
+    }
 }
 
 /// What a reload from `before` to `after` changes.
@@ -154,21 +169,21 @@ pub(super) fn changes(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.watch_files", before.server.watch_files != after.server.watch_files),
         ("server.spool_dir", before.server.spool_dir != after.server.spool_dir),
         ("server.limits", before.server.limits != after.server.limits),
-        ("accounts", !accounts(before).eq(accounts(after))),
+        ("accounts", !same_accounts(before, after)),
         ("publish", before.publish != after.publish || !published(before).eq(published(after))),
         ("clients", before.clients != after.clients),
     ];
     differing(differs)
 }
 
-fn accounts(config: &Config) -> impl Iterator<Item = (&AccountName, &AppId, Fingerprint)> {
-    let accounts = config.accounts.iter();
-    accounts.map(|account| (&account.name, &account.app_id, account.app_secret.fingerprint()))
+fn same_accounts(before: &Config, after: &Config) -> bool {
+    let (before, after) = (&before.accounts, &after.accounts);
+    before.len() == after.len() && before.iter().zip(after).all(|(before, after)| before.is_same(after))
 }
 
 fn published(config: &Config) -> impl Iterator<Item = (&AccountName, &[PublishFormat])> {
     let publishing = config.accounts.iter().filter(|account| !account.publish.is_empty());
-    publishing.map(|account| (&account.name, account.publish.as_slice()))
+    publishing.map(|account| (&account.name, &*account.publish))
 }
 
 fn differing<const N: usize>(differs: [(&'static str, bool); N]) -> Vec<&'static str> {

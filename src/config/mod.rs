@@ -20,6 +20,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use check::{ClientTrustError, client_verifier};
@@ -55,7 +56,7 @@ pub struct Config {
     /// What is logged and how.
     pub log: Log,
     /// The accounts, at least one, names unique, each AppID once; each corpid once with the same secret.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<Arc<Account>>,
     /// The clients; names, keys and certificates unique. Empty means that every caller is `anonymous`.
     pub clients: Vec<Client>,
 }
@@ -214,7 +215,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// One WeChat application.
+/// One WeChat application. Whoever needs to know who an account is shares this.
 #[derive(Debug, Clone)]
 pub struct Account {
     /// The operator's name for it.
@@ -226,7 +227,7 @@ pub struct Account {
     /// How it gets its tokens.
     pub grant: GrantKind,
     /// Under whose keys its token is published besides; each key of the whole configuration once.
-    pub publish: Vec<PublishFormat>,
+    pub publish: Box<[PublishFormat]>,
 }
 
 /// Someone who calls.
@@ -268,6 +269,19 @@ pub enum PathPattern {
     Exact(String),
     /// All paths that start with this text, which ends in `/`.
     Below(String),
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Whether both have the same tokens: they differ in [`Self::publish`] at most.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { name, app_id, app_secret, grant, publish: _ } = self;
+        *name == other.name
+            && *app_id == other.app_id
+            && *grant == other.grant
+            && app_secret.is_same(&other.app_secret)
+    }
 }
 
 // === impl PathPattern ===

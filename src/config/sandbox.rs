@@ -1,5 +1,7 @@
 //! The configuration of `serve --sandbox`: no file, no environment, nothing on disk.
 
+use std::sync::Arc;
+
 use super::check::{ADMIN_DEFAULT, METRICS_ACCOUNTS_MAX, SERVER_DEFAULT};
 use super::{
     Account, Admin, Client, ClientAccounts, Config, Limits, ListenAddress, Log, LogFormat, Server, Store,
@@ -52,13 +54,13 @@ impl Config {
             publish: None,
             placeholder_key: None,
             log: Log { format: LogFormat::Text, level: tracing::Level::INFO, access: true },
-            accounts: vec![Account {
+            accounts: vec![Arc::new(Account {
                 name: account,
                 app_id,
                 app_secret,
                 grant: GrantKind::default(),
-                publish: Vec::new(),
-            }],
+                publish: Box::default(),
+            })],
             clients: vec![client],
         })
     }

@@ -129,7 +129,7 @@ impl Way<'_> {
         let forward = Forward {
             head: self.head,
             target: &target,
-            account: &entry.account,
+            account: entry.tokens.account(),
             need: route.need,
             drop: route.dropped(&target, &caller, &snapshot.clients),
             pseudonym: &worker.pseudonym,
@@ -142,7 +142,7 @@ impl Way<'_> {
             return Ok(exchange.pass_on(reply));
         }
 
-        let token = entry.token(exchange.started_at, deadline).await?;
+        let token = entry.token(worker, exchange.started_at, deadline).await?;
         let mut reply = forward.send(upstream, &mut body, Some(&token.access_token)).await?;
         let is_token_refused = exchange.looks_at(&mut reply, entry.platform, deadline).await?;
         if !is_token_refused {
@@ -150,14 +150,14 @@ impl Way<'_> {
         }
 
         // WeChat turns a bad token away before it acts, so even a POST may go twice. Whatever comes back is passed on.
-        let renewal = renewal(&entry.account.token, token.generation, target.path, deadline);
+        let renewal = renewal(&entry.tokens, token.generation, target.path, deadline);
         let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
         let Some(newer) = newer else { return Ok(exchange.pass_on(reply)) };
         reply.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
         exchange.goes_once_more();
         let mut reply = forward.send(upstream, &mut body, Some(&newer.access_token)).await?;
         if exchange.looks_at(&mut reply, entry.platform, deadline).await? {
-            entry.account.token.refused_again(path_hash(target.path), Instant::now());
+            entry.tokens.refused_again(path_hash(target.path), Instant::now());
         }
         Ok(exchange.pass_on(reply))
     }
@@ -341,7 +341,7 @@ impl Exchange {
         let elapsed_ms = self.started_at.elapsed().as_secs_f64() * 1e3;
         let upstream_ms = self.upstream_time.map(|time| time.as_secs_f64() * 1e3);
         let client = self.route.as_ref().map(|route| route.client.as_str());
-        let account = self.route.as_ref().map(|route| route.account.name.as_str());
+        let account = self.route.as_ref().map(|route| route.tokens.account().name.as_str());
         let path = Cut(self.uri.path());
         // A method is any word of the client's choice.
         let method = Cut(self.method.as_str());

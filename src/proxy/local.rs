@@ -26,6 +26,7 @@ use super::respond;
 use super::route::{self, Target};
 use super::snapshot::Snapshot;
 use crate::clients::Client;
+use crate::token::TokenHandle;
 use crate::types::{AppId, Platform, RequestId, UnixSeconds};
 use crate::wechat::paths::TokenCall;
 use crate::wechat::query;
@@ -115,9 +116,10 @@ fn answer(
     let Some(app_id) = asked.appid.as_deref().filter(|app_id| !app_id.is_empty()) else {
         return wechat_error(words.no_id, id);
     };
-    let accounts = AppId::parse(app_id).into_iter().flat_map(|app_id| snapshot.accounts_of(&app_id));
-    let mut accounts = accounts
-        .filter(|account| route::on(account, words.platform))
+    let tokens = AppId::parse(app_id).into_iter().flat_map(|app_id| snapshot.tokens_of(&app_id));
+    let mut accounts = tokens
+        .filter(|token| route::on(token, words.platform))
+        .map(TokenHandle::account)
         .filter(|account| target.account_prefix.is_none_or(|prefix| prefix == account.name.as_str()))
         .peekable();
     if accounts.peek().is_none() {

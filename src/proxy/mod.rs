@@ -54,7 +54,7 @@ pub mod worker;
 
 pub use refusal::Refusal;
 pub use room::Room;
-pub use snapshot::{Account, Snapshot, Tls};
+pub use snapshot::{Snapshot, Tls};
 
 #[cfg(test)]
 mod tests {

@@ -4,16 +4,16 @@
 //! this client gets.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::Uri;
 
 use super::authenticate::Caller;
 use super::refusal::Refusal;
-use super::snapshot::{Account, Snapshot};
+use super::snapshot::Snapshot;
 use super::worker::{RouteEntry, View};
 use crate::clients::{Client, Clients};
 use crate::telemetry::metrics::WorkerCounts;
+use crate::token::TokenHandle;
 use crate::types::{AccountName, AppId, Platform};
 use crate::wechat::paths::{self, Judged, Need};
 use crate::wechat::query::{self, Drop, Parameters};
@@ -130,7 +130,7 @@ fn entry(
     caller: &Caller,
 ) -> Result<Rc<RouteEntry>, Refusal> {
     let client = &caller.client;
-    let choose = || Ok(view.route(counts, client, account(&view.snapshot, target, caller)?));
+    let choose = || Ok(view.route(counts, client, token(&view.snapshot, target, caller)?));
     if caller.account.is_none() && target.names_account() {
         return choose();
     }
@@ -147,49 +147,47 @@ fn entry(
     Ok(Rc::clone(caller.usual.get_or_init(|| usual)))
 }
 
-/// The placeholder's account; else the path prefix's; else `from_appid`'s; on login calls `appid`'s; else the client's
-/// only one.
-fn account<'a>(
+/// That of the placeholder's account; else the path prefix's; else `from_appid`'s; on login calls `appid`'s; else the
+/// client's only one.
+fn token<'a>(
     snapshot: &'a Snapshot,
     target: &Target<'_>,
     caller: &Caller,
-) -> Result<&'a Arc<Account>, Refusal> {
-    let account = if let Some(name) = &caller.account {
-        snapshot.account(name)
+) -> Result<&'a TokenHandle, Refusal> {
+    let token = if let Some(name) = &caller.account {
+        snapshot.token(name)
     } else if let Some(prefix) = target.account_prefix {
-        AccountName::parse(prefix).ok().and_then(|name| snapshot.account(&name))
+        AccountName::parse(prefix).ok().and_then(|name| snapshot.token(&name))
     } else if let Some(app_id) = target.parameters.from_appid {
         only(by_app_id(snapshot, app_id, &caller.client))?
     } else if let Some(app_id) = target.login_app_id() {
-        only(by_app_id(snapshot, app_id, &caller.client).filter(|account| on(account, Platform::Weixin)))?
+        only(by_app_id(snapshot, app_id, &caller.client).filter(|token| on(token, Platform::Weixin)))?
     } else {
         let only = caller.client.only_account(|| snapshot.only_name()).ok_or(Refusal::AccountUnknown)?;
-        snapshot.account(only)
+        snapshot.token(only)
     };
-    account.filter(|account| caller.client.may_use(&account.name)).ok_or(Refusal::AccountForbidden)
+    token.filter(|token| caller.client.may_use(&token.account().name)).ok_or(Refusal::AccountForbidden)
 }
 
-/// The accounts of this AppID that the client may use.
+/// Those of this AppID's accounts that the client may use.
 fn by_app_id<'a>(
     snapshot: &'a Snapshot,
     raw: &str,
     client: &Client,
-) -> impl Iterator<Item = &'a Arc<Account>> {
+) -> impl Iterator<Item = &'a TokenHandle> {
     let app_id = query::decode(raw).and_then(|text| AppId::parse(&text));
-    let accounts = app_id.into_iter().flat_map(|app_id| snapshot.accounts_of(&app_id));
-    accounts.filter(|account| client.may_use(&account.name))
+    let tokens = app_id.into_iter().flat_map(|app_id| snapshot.tokens_of(&app_id));
+    tokens.filter(|token| client.may_use(&token.account().name))
 }
 
-/// Whether an account lives there.
-pub(super) fn on(account: &Account, platform: Platform) -> bool {
-    account.grant.platform() == platform
+/// Whether its account lives there.
+pub(super) fn on(token: &TokenHandle, platform: Platform) -> bool {
+    token.account().grant.platform() == platform
 }
 
 /// The only one, if there is one. A corpid may be several accounts', and then it chooses none.
-fn only<'a>(
-    mut accounts: impl Iterator<Item = &'a Arc<Account>>,
-) -> Result<Option<&'a Arc<Account>>, Refusal> {
-    match (accounts.next(), accounts.next()) {
+fn only<'a>(mut tokens: impl Iterator<Item = &'a TokenHandle>) -> Result<Option<&'a TokenHandle>, Refusal> {
+    match (tokens.next(), tokens.next()) {
         (_, Some(_)) => Err(Refusal::AccountUnknown),
         (only, None) => Ok(only),
     }

@@ -11,22 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use crate::clients::Clients;
 use crate::config::{Limits, Server};
 use crate::token::TokenHandle;
-use crate::types::{AccountName, AppId, AppSecret, GrantKind};
-
-/// One account, with its token at hand.
-#[derive(Debug)]
-pub struct Account {
-    /// The operator's name for it.
-    pub name: AccountName,
-    /// Its AppID; the corpid, on `WeCom`.
-    pub app_id: AppId,
-    /// Its secret, for the few calls that need it.
-    pub app_secret: AppSecret,
-    /// How it gets its tokens, and with that its platform.
-    pub grant: GrantKind,
-    /// Where its token is read.
-    pub token: TokenHandle,
-}
+use crate::types::{AccountName, AppId};
 
 /// How TLS is spoken with clients.
 #[derive(Debug)]
@@ -54,14 +39,14 @@ pub struct Snapshot {
 
 /// An account that is found by its name. (A map would keep each name twice.)
 #[derive(Debug)]
-struct Named(Arc<Account>);
+struct Named(TokenHandle);
 
 /// The accounts of an AppID, found by it. More than one are rare: that costs those an allocation, and not all.
 #[derive(Debug)]
 struct Of {
-    first: Arc<Account>,
+    first: TokenHandle,
     #[expect(clippy::box_collection, reason = "nearly all have none, and pay a pointer")]
-    more: Option<Box<Vec<Arc<Account>>>>,
+    more: Option<Box<Vec<TokenHandle>>>,
 }
 
 // === impl Snapshot ===
@@ -72,34 +57,29 @@ impl Snapshot {
         clippy::mutable_key_type,
         reason = "names and AppIDs, by which accounts are found, never change"
     )]
-    pub fn new(
-        accounts: Vec<Arc<Account>>,
-        clients: Clients,
-        server: &Server,
-        tls: Option<Arc<Tls>>,
-    ) -> Self {
-        let mut by_app_id = HashSet::<Of>::with_capacity(accounts.len());
-        for account in &accounts {
-            let account = Arc::clone(account);
-            let of = match by_app_id.take(&account.app_id) {
-                None => Of { first: account, more: None },
-                Some(of) => of.and(account),
+    pub fn new(tokens: Vec<TokenHandle>, clients: Clients, server: &Server, tls: Option<Arc<Tls>>) -> Self {
+        let mut by_app_id = HashSet::<Of>::with_capacity(tokens.len());
+        for token in &tokens {
+            let token = token.clone();
+            let of = match by_app_id.take(&token.account().app_id) {
+                None => Of { first: token, more: None },
+                Some(of) => of.and(token),
             };
             by_app_id.insert(of);
         }
-        let by_name = accounts.into_iter().map(Named).collect();
+        let by_name = tokens.into_iter().map(Named).collect();
         let (limits, spool_dir) = (server.limits.clone(), server.spool_dir.clone());
         Self { clients, limits, spool_dir, tls, by_name, by_app_id }
     }
 
-    /// The account of this name.
-    pub fn account(&self, name: &AccountName) -> Option<&Arc<Account>> {
-        self.by_name.get(name).map(|Named(account)| account)
+    /// The token of the account of this name.
+    pub fn token(&self, name: &AccountName) -> Option<&TokenHandle> {
+        self.by_name.get(name).map(|Named(token)| token)
     }
 
-    /// The accounts of this AppID: one, or none; several where it is a corpid that applications share.
-    pub fn accounts_of<'a>(&'a self, app_id: &AppId) -> impl Iterator<Item = &'a Arc<Account>> + use<'a> {
-        self.by_app_id.get(app_id).into_iter().flat_map(Of::accounts)
+    /// The tokens of this AppID's accounts: one, or none; several where it is a corpid that applications share.
+    pub fn tokens_of<'a>(&'a self, app_id: &AppId) -> impl Iterator<Item = &'a TokenHandle> + use<'a> {
+        self.by_app_id.get(app_id).into_iter().flat_map(Of::tokens)
     }
 
     /// The name of the only account, if there is only one.
@@ -112,13 +92,13 @@ impl Snapshot {
 
 impl Borrow<AccountName> for Named {
     fn borrow(&self) -> &AccountName {
-        &self.0.name
+        &self.0.account().name
     }
 }
 
 impl PartialEq for Named {
     fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
+        self.0.account().name == other.0.account().name
     }
 }
 
@@ -126,32 +106,32 @@ impl Eq for Named {}
 
 impl Hash for Named {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
+        self.0.account().name.hash(state);
     }
 }
 
 // === impl Of ===
 
 impl Of {
-    fn and(mut self, account: Arc<Account>) -> Self {
-        self.more.get_or_insert_default().push(account);
+    fn and(mut self, token: TokenHandle) -> Self {
+        self.more.get_or_insert_default().push(token);
         self
     }
 
-    fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
+    fn tokens(&self) -> impl Iterator<Item = &TokenHandle> {
         std::iter::once(&self.first).chain(self.more.iter().flat_map(|more| more.iter()))
     }
 }
 
 impl Borrow<AppId> for Of {
     fn borrow(&self) -> &AppId {
-        &self.first.app_id
+        &self.first.account().app_id
     }
 }
 
 impl PartialEq for Of {
     fn eq(&self, other: &Self) -> bool {
-        self.first.app_id == other.first.app_id
+        self.first.account().app_id == other.first.account().app_id
     }
 }
 
@@ -159,6 +139,6 @@ impl Eq for Of {}
 
 impl Hash for Of {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.first.app_id.hash(state);
+        self.first.account().app_id.hash(state);
     }
 }

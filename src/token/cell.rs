@@ -1,17 +1,17 @@
-//! The cell that requests read: the token in force, and whether it is still alive.
+//! The cell that requests read, and wait at: the token in force, and whether it is still alive.
 //!
 //! It promises that [`Cell::current`] takes no lock and never waits, and that a token is on offer only while both
 //! clocks say that it lives: the monotonic one, which nobody can set, and the wall clock, which goes on while the
 //! machine is suspended. One task writes it (`keeper.rs`).
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
-use super::clock::WallClock;
+use super::Common;
 use super::publish::Cord;
 use super::store::Stored;
 use crate::types::{AccessToken, Generation, UnixSeconds};
@@ -31,27 +31,20 @@ pub struct Token {
     pub good_until: Instant,
 }
 
-/// A token that was alive when it was read. Derefs to [`Token`]. For a short stay: `Arc::clone(&guard)` is better
-/// across an await, since a thread has some eight guards before reads get slower.
-pub type Guard = arc_swap::Guard<Arc<Token>>;
-
 /// The newest token of one account.
 #[derive(Debug)]
 pub(crate) struct Cell {
-    token: OnceLock<ArcSwap<Token>>,
-    clock: WallClock,
-    /// The wall clock's seconds when it was last read, and when that was: so many milliseconds before the end of the
-    /// token that was there.
-    wall_s: AtomicU64,
-    read_before_ms: AtomicU64,
+    token: ArcSwapOption<Token>,
+    /// Counts up with each token that is put in force, round and round.
+    edition: AtomicU32,
+    waiting: AtomicU32,
+    common: Arc<Common>,
     /// Where the token is published too, who hears of each new one.
-    cord: OnceLock<Box<Cord>>,
+    cord: ArcSwapOption<Cord>,
 }
 
-/// Reading the wall clock costs 39 ns here, more than the whole of a read without it (28 ns; *measured*). A request can so be
-/// handed a token that died in a suspension up to this long, by the monotonic clock, after the last read; WeChat
-/// says 42001 to it and it goes once more.
-const WALL_READ_EVERY: Duration = Duration::from_millis(20);
+/// A place among those who wait; given up by `Drop`, since a caller may hang up at any await.
+pub(super) struct Place<'a>(&'a AtomicU32);
 
 /// What slewing (500 ppm at most) makes of a token's life.
 const SLEW: Duration = Duration::from_secs(5);
@@ -87,69 +80,79 @@ impl Token {
 // === impl Cell ===
 
 impl Cell {
-    pub(crate) fn new(clock: WallClock) -> Self {
+    pub(crate) fn new(common: Arc<Common>) -> Self {
         Self {
-            token: OnceLock::new(),
-            clock,
-            wall_s: AtomicU64::new(0),
-            read_before_ms: AtomicU64::new(0),
-            cord: OnceLock::new(),
+            token: ArcSwapOption::empty(),
+            edition: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            common,
+            cord: ArcSwapOption::empty(),
         }
     }
 
-    /// The clock that it goes by.
-    pub(crate) fn clock(&self) -> &WallClock {
-        &self.clock
+    /// What all accounts share.
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// The newest token, if it is alive.
-    pub(crate) fn current(&self, now: Instant) -> Option<Guard> {
-        let token = self.token.get()?.load();
-        token.is_alive(now, self.wall(now, token.good_until)).then_some(token)
+    pub(crate) fn current(&self, now: Instant, wall: UnixSeconds) -> Option<Arc<Token>> {
+        self.newest().filter(|token| token.is_alive(now, wall))
     }
 
-    /// As `current`, with a fresh look at the wall clock.
+    /// See [`super::TokenHandle::edition`].
+    pub(crate) fn edition(&self) -> u32 {
+        self.edition.load(Ordering::Acquire)
+    }
+
+    /// As `current`, with a fresh look at both clocks.
     pub(crate) fn alive(&self) -> Option<Arc<Token>> {
-        self.newest().filter(|token| token.is_alive(Instant::now(), self.clock.read()))
+        self.current(Instant::now(), self.common.clock.read())
     }
 
     /// The newest token, alive or not.
     pub(crate) fn newest(&self) -> Option<Arc<Token>> {
-        self.token.get().map(ArcSwap::load_full)
+        self.token.load_full()
     }
 
     /// Its generation.
     pub(crate) fn generation(&self) -> Generation {
-        self.token.get().map_or(Generation::NONE, |token| token.load().generation)
+        self.token.load().as_ref().map_or(Generation::NONE, |token| token.generation)
     }
 
     /// Puts a token in force. The keeper alone calls this.
     pub(crate) fn publish(&self, token: Token) {
-        let token = Arc::new(token);
-        self.wall_s.store(self.clock.read().0, Relaxed);
-        self.token.get_or_init(|| ArcSwap::new(Arc::clone(&token))).store(token);
-        if let Some(cord) = self.cord.get() {
+        self.token.store(Some(Arc::new(token)));
+        // After the token: whoever sees this number sees it too, or a newer one.
+        self.edition.fetch_add(1, Ordering::Release);
+        if let Some(cord) = &*self.cord.load() {
             cord.pull();
         }
     }
 
     /// Has a cord pulled at each [`Self::publish`] from now on. The first stays.
     pub(super) fn tie(&self, cord: Cord) {
-        self.cord.get_or_init(|| Box::new(cord));
+        self.cord.compare_and_swap(&None::<Arc<Cord>>, Some(Arc::new(cord)));
     }
 
-    /// The wall clock, by a reading that is not older than [`WALL_READ_EVERY`].
-    fn wall(&self, now: Instant, end: Instant) -> UnixSeconds {
-        let before_ms = millis(end.saturating_duration_since(now));
-        // Wrapped around where the end is further away than it was: a newer token's.
-        if self.read_before_ms.load(Relaxed).wrapping_sub(before_ms) >= millis(WALL_READ_EVERY) {
-            self.wall_s.store(self.clock.read().0, Relaxed);
-            self.read_before_ms.store(before_ms, Relaxed);
-        }
-        UnixSeconds(self.wall_s.load(Relaxed))
+    /// A place to wait, unless too many wait already.
+    pub(super) fn take_place(&self) -> Option<Place<'_>> {
+        let waiters_max = u32::try_from(self.common.waiters_max).unwrap_or(u32::MAX);
+        let taken = |waiting: u32| (waiting < waiters_max).then_some(waiting + 1);
+        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
+        Some(Place(&self.waiting))
+    }
+
+    /// Whether anyone waits.
+    pub(super) fn is_waited_at(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 }
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+// === impl Place ===
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }

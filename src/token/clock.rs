@@ -46,6 +46,10 @@ struct Followers {
 /// When, in nanoseconds since the clock was made, and of whom: the address of what the keeper shares.
 type Alarm = (u64, usize);
 
+/// Both clocks, read together: what the wall clock would have said, in Unix seconds, when this clock was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Anchor(i64);
+
 /// The two clocks are compared this often.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
@@ -71,6 +75,19 @@ impl WallClock {
     /// The time.
     pub fn read(&self) -> UnixSeconds {
         self.0.read.as_ref().map_or_else(UnixSeconds::now, |read| read())
+    }
+
+    /// Reads both clocks together.
+    pub(super) fn anchor(&self) -> Anchor {
+        let since_made = self.0.made_at.elapsed().as_secs();
+        Anchor(self.read().0.cast_signed().saturating_sub(since_made.cast_signed()))
+    }
+
+    /// By how many seconds the wall clock has run ahead of the other one since (less than 0: fallen behind it), where that
+    /// is more than [`JUMP`].
+    pub(super) fn jump_since(&self, anchor: Anchor) -> Option<i64> {
+        let ahead_s = self.anchor().0.saturating_sub(anchor.0);
+        (ahead_s.unsigned_abs() > JUMP.as_secs()).then_some(ahead_s)
     }
 
     /// Wakes the keeper of `shared` after a jump, for as long as there is one. Must be called on the runtime where keepers
@@ -149,16 +166,15 @@ async fn watch(watched: Watched) {
 }
 
 /// Compares the two clocks with what they were when they were last compared.
-fn check(clock: &Arc<Clock>, anchor: &mut Option<(Instant, UnixSeconds)>) {
-    let (now, wall) = (Instant::now(), WallClock(Arc::clone(clock)).read());
-    let (anchor_at, anchor_wall) = *anchor.get_or_insert((now, wall));
-    let expected = anchor_wall.plus(now.saturating_duration_since(anchor_at));
-    let has_jumped = wall.since(expected).max(expected.since(wall)) > JUMP;
+fn check(clock: &Arc<Clock>, anchored: &mut Option<(Instant, Anchor)>) {
+    let (now, wall_clock) = (Instant::now(), WallClock(Arc::clone(clock)));
+    let (anchored_at, anchor) = *anchored.get_or_insert_with(|| (now, wall_clock.anchor()));
+    let has_jumped = wall_clock.jump_since(anchor).is_some();
     if has_jumped {
         clock.ring_all();
     }
-    if has_jumped || now >= anchor_at + ANCHOR_LIVES {
-        *anchor = Some((now, wall));
+    if has_jumped || now >= anchored_at + ANCHOR_LIVES {
+        *anchored = Some((now, wall_clock.anchor()));
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) async fn attend<T: TokenStore>(
     ledger: &Ledger,
     is_at_rest: &AtomicBool,
 ) {
-    if shared.grant == GrantKind::Wecom {
+    if shared.account.grant == GrantKind::Wecom {
         is_at_rest.store(true, SeqCst);
         return std::future::pending().await;
     }
@@ -170,7 +170,7 @@ impl Ledger {
         self.note(store, app_id, shared, false).await;
         sleep_until(at).await;
         if !shared.leak.may_call(shared.clock().read()) {
-            error!(account = %shared.account, "the forced refreshes of the last 24 hours are used up");
+            error!(account = %shared.account.name, "the forced refreshes of the last 24 hours are used up");
             self.note(store, app_id, shared, false).await;
             return;
         }
@@ -187,7 +187,7 @@ impl Ledger {
                 return;
             }
         };
-        shared.leak.ended(ending.as_ref(), &shared.account);
+        shared.leak.ended(ending.as_ref(), &shared.account.name);
         self.note(store, app_id, shared, false).await;
     }
 
@@ -204,10 +204,10 @@ impl Ledger {
         match timeout(STORE_MAX, store.save_blob(BLOB, Zeroizing::new(bytes))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(account = %shared.account, %error, "could not store the count of forced refreshes");
+                warn!(account = %shared.account.name, %error, "could not store the count of forced refreshes");
             }
             Err(_) => {
-                warn!(account = %shared.account, "the store took too long for the count of forced refreshes");
+                warn!(account = %shared.account.name, "the store took too long for the count of forced refreshes");
             }
         }
     }

@@ -33,12 +33,13 @@
 //! writes is the fence that each claim carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{AccountName, Generation, GrantKind};
+use crate::config::Account;
+use crate::types::{Generation, UnixSeconds};
 
 pub mod schedule;
 
@@ -57,7 +58,7 @@ pub mod store;
 mod turns;
 mod watch;
 
-pub use cell::{Guard, Token};
+pub use cell::Token;
 pub use clock::WallClock;
 pub use keeper::{Alone, KeeperTask, Life, start};
 pub use leak::{CALLS_PER_DAY, LeakRefusal, LeakStatus, Ledger};
@@ -73,9 +74,22 @@ use leak::Desk;
 use status::Record;
 use watch::Watched;
 
-/// One account's token, as requests see it. Cheap to clone; made to be read from threads with runtimes of their own.
+/// One account and its token, as requests see them. Cheap to clone; made to be read from threads with runtimes of their own.
 #[derive(Debug, Clone)]
 pub struct TokenHandle(Arc<Shared>);
+
+/// What all keepers have in common.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// What is known of forced refreshes. One for each store.
+    pub ledger: Ledger,
+    /// Bounds the fetches of all accounts at one time, and at the start their loads.
+    pub turns: Turns,
+    /// Where wall time comes from.
+    pub clock: WallClock,
+    /// Requests that may wait for one account's token at one time; more are turned away at once.
+    pub waiters_max: usize,
+}
 
 /// What became of a wish for a newer token.
 #[derive(Debug, Clone)]
@@ -102,10 +116,8 @@ pub struct NoToken {
 /// What the keeper and the handles share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    account: AccountName,
+    account: Arc<Account>,
     cell: Cell,
-    /// How the account gets its tokens.
-    grant: GrantKind,
     leak: Desk,
     record: Record,
     hushed: Hushed,
@@ -114,8 +126,6 @@ pub(crate) struct Shared {
     asked: AtomicU64,
     bell: Bell,
     progress: Watched<Progress>,
-    waiting: AtomicU32,
-    waiters_max: u32,
 }
 
 /// Where the keeper is: "attempt n ended so".
@@ -130,9 +140,6 @@ struct Progress {
     next: schedule::Next,
 }
 
-/// A place among those who wait; given up by `Drop`, since a caller may hang up at any await.
-struct Place<'a>(&'a AtomicU32);
-
 /// Nobody waits longer for a first token; what comes later is another request's luck.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -142,11 +149,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 // === impl TokenHandle ===
 
 impl TokenHandle {
-    /// The token, if one is alive: by the monotonic clock at `now`, by the wall clock at most 20 ms ago.
+    /// The token, if one is alive: by the monotonic clock at `now`, by the wall clock at this moment.
     ///
-    /// For every request: no lock, no allocation, no wait.
-    pub fn current(&self, now: Instant) -> Option<Guard> {
-        self.0.cell.current(now)
+    /// No lock, no allocation, no wait.
+    pub fn current(&self, now: Instant) -> Option<Arc<Token>> {
+        self.0.cell.current(now, self.wall())
+    }
+
+    /// Another number whenever a token was put in force, also where it is the same one with another end. Whoever keeps a
+    /// copy of [`Self::current`], read after this number, need not read it again while the number stays and the copy lives.
+    ///
+    /// For every request: one load of a number that changes a few times a day.
+    pub fn edition(&self) -> u32 {
+        self.0.cell.edition()
+    }
+
+    /// The wall clock that tokens go by. Reading it costs more than all the rest of [`Self::current`].
+    pub fn wall(&self) -> UnixSeconds {
+        self.0.clock().read()
     }
 
     /// The token, waiting for the first (or the next, where the last one has died) until `deadline`, 10 s at most.
@@ -157,7 +177,7 @@ impl TokenHandle {
         if let Some(token) = self.0.cell.alive() {
             return Ok(token);
         }
-        let Some(_place) = self.0.take_place() else { return Err(self.0.no_token("crowded")) };
+        let Some(_place) = self.0.cell.take_place() else { return Err(self.0.no_token("crowded")) };
         let limit = deadline.min(Instant::now() + WAIT_MAX);
         timeout_at(limit, self.next_alive()).await.unwrap_or_else(|_| Err(self.0.no_token("waiting")))
     }
@@ -170,7 +190,7 @@ impl TokenHandle {
         if let Some(token) = self.newer(generation) {
             return Renewal::Newer(token);
         }
-        let Some(_place) = self.0.take_place() else { return Renewal::Failed };
+        let Some(_place) = self.0.cell.take_place() else { return Renewal::Failed };
         timeout_at(deadline, self.renewed(generation)).await.unwrap_or(Renewal::Failed)
     }
 
@@ -187,7 +207,7 @@ impl TokenHandle {
     /// Notes that a newer token was refused on this path too. Where every renewal ends a token, the path is quiet then:
     /// one that says 40001 whatever the token (wechat.md, trap 5) would cost a renewal a request.
     pub fn refused_again(&self, path_hash: u64, now: Instant) {
-        if self.0.grant.rotates() {
+        if self.0.account.grant.rotates() {
             self.hush(path_hash, now);
         }
     }
@@ -196,9 +216,9 @@ impl TokenHandle {
     /// far it has come.
     pub fn leaked(&self) -> Result<LeakStatus, LeakRefusal> {
         let now = self.0.clock().read();
-        self.0.leak.press(self.0.grant, now)?;
+        self.0.leak.press(self.0.account.grant, now)?;
         self.0.bell.ring(Ring::Pressed);
-        Ok(self.0.leak.status(self.0.grant, now))
+        Ok(self.0.leak.status(self.0.account.grant, now))
     }
 
     /// What operators see.
@@ -207,7 +227,7 @@ impl TokenHandle {
         let token = self.0.cell.newest();
         let notes = self.0.record.notes();
         Status {
-            account: self.0.account.clone(),
+            account: self.0.account.name.clone(),
             alive: self.0.cell.alive().is_some(),
             generation: self.0.cell.generation(),
             fingerprint: token.as_ref().map(|token| token.access_token.fingerprint()),
@@ -217,7 +237,7 @@ impl TokenHandle {
             failures: notes.failures,
             in_flight: progress.in_flight(),
             next_try_in: progress.next.at.saturating_duration_since(Instant::now()),
-            leak: self.0.leak.status(self.0.grant, self.0.clock().read()),
+            leak: self.0.leak.status(self.0.account.grant, self.0.clock().read()),
             counts: Counts::of(&notes),
         }
     }
@@ -232,8 +252,8 @@ impl TokenHandle {
         self.0.record.notes().failures > 0
     }
 
-    /// The account.
-    pub fn account(&self) -> &AccountName {
+    /// Whose it is, as it was when its keeper began: what it publishes may have changed since.
+    pub fn account(&self) -> &Arc<Account> {
         &self.0.account
     }
 
@@ -289,19 +309,17 @@ impl TokenHandle {
 
 impl Shared {
     fn clock(&self) -> &WallClock {
-        self.cell.clock()
+        &self.common().clock
+    }
+
+    fn common(&self) -> &Common {
+        self.cell.common()
     }
 
     /// Asks the keeper; never waits. Asked twice is asked once.
     fn ask(&self, generation: Generation) {
         self.asked.fetch_max(generation.0.saturating_add(1), Ordering::SeqCst);
         self.bell.ring(Ring::Look);
-    }
-
-    fn take_place(&self) -> Option<Place<'_>> {
-        let taken = |waiting: u32| (waiting < self.waiters_max).then_some(waiting + 1);
-        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
-        Some(Place(&self.waiting))
     }
 
     fn no_token(&self, why: &'static str) -> NoToken {
@@ -323,13 +341,5 @@ impl Progress {
             Some(Ending::Renewed | Ending::Same) => Renewal::Same,
             Some(Ending::Failed(_)) | None => Renewal::Failed,
         }
-    }
-}
-
-// === impl Place ===
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -53,12 +53,12 @@ pub(super) async fn save_all<T: TokenStore>(
         let Some(save) = saves.take().or(unsaved.take()) else { continue };
         // By the clocks of this moment: it may be the tenth try.
         let stored = save.token.stored(save.fence, Instant::now(), shared.clock().read());
-        let saving = timeout(STORE_MAX, store.save(&shared.account, app_id, &stored));
+        let saving = timeout(STORE_MAX, store.save(&shared.account.name, app_id, &stored));
         let failed = match saving.await {
             Ok(Ok(Saved::Kept)) => None,
             Ok(Ok(Saved::FencedOff)) => {
                 shared.record.notes().counts().fenced_off += 1;
-                info!(account = %shared.account, "the store has a newer token than the one that was to be stored");
+                info!(account = %shared.account.name, "the store has a newer token than the one that was to be stored");
                 None
             }
             Ok(Err(error)) => Some(error.to_string()),
@@ -67,7 +67,7 @@ pub(super) async fn save_all<T: TokenStore>(
         if let Some(error) = failed {
             unsaved = Some(save);
             shared.record.notes().counts().saves_failed += 1;
-            warn!(account = %shared.account, error, "could not store the token; it stays in use");
+            warn!(account = %shared.account.name, error, "could not store the token; it stays in use");
         }
     }
 }

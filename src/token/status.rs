@@ -115,16 +115,15 @@ pub(crate) struct Record(Mutex<Notes>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// When the last attempt ended, and how; what there is to say of a failure has a place of its own.
+    /// When the last attempt ended, and how.
     ended_at: UnixSeconds,
     ended: Ended,
-    failure: Option<Box<LastEnding>>,
     pub(crate) failures: u32,
     /// Attempts that ended in good health; 68 years of one each second.
     renewed: u32,
     same: u32,
     /// What happens to few accounts.
-    rare: Option<Box<Tallies>>,
+    rare: Option<Box<Rare>>,
 }
 
 /// [`Ending`], as small as it can be.
@@ -137,9 +136,10 @@ enum Ended {
     Failed,
 }
 
-/// The rest of [`Counts`].
+/// The rest of [`Counts`], and what there is to say of the last failure.
 #[derive(Debug, Default)]
-pub(crate) struct Tallies {
+pub(crate) struct Rare {
+    failure: Option<LastEnding>,
     /// The words that have occurred, but those two.
     fetches: Vec<(&'static str, u64)>,
     pub(crate) asked: u64,
@@ -241,18 +241,18 @@ impl Counts {
         for (word, count) in [("renewed", notes.renewed), ("same", notes.same)] {
             *self.fetches.entry(word).or_default() += u64::from(count);
         }
-        let Some(tallies) = &notes.rare else { return };
-        for (word, count) in &tallies.fetches {
+        let Some(rare) = &notes.rare else { return };
+        for (word, count) in &rare.fetches {
             *self.fetches.entry(word).or_default() += count;
         }
-        self.asked += tallies.asked;
-        self.invalid_early += tallies.invalid_early;
-        self.clock_jumps += tallies.clock_jumps;
-        self.saves_failed += tallies.saves_failed;
-        self.claims_failed += tallies.claims_failed;
-        self.claim_waits += tallies.claim_waits;
-        self.adopted += tallies.adopted;
-        self.fenced_off += tallies.fenced_off;
+        self.asked += rare.asked;
+        self.invalid_early += rare.invalid_early;
+        self.clock_jumps += rare.clock_jumps;
+        self.saves_failed += rare.saves_failed;
+        self.claims_failed += rare.claims_failed;
+        self.claim_waits += rare.claim_waits;
+        self.adopted += rare.adopted;
+        self.fenced_off += rare.fenced_off;
     }
 }
 
@@ -308,17 +308,20 @@ impl Notes {
     }
 
     /// What is counted of the rest.
-    pub(crate) fn counts(&mut self) -> &mut Tallies {
+    pub(crate) fn counts(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 
     /// Notes how an attempt ended.
     pub(crate) fn note(&mut self, ending: &Ending, at: UnixSeconds) {
         self.ended_at = at;
-        (self.ended, self.failure) = match ending {
-            Ending::Renewed => (Ended::Renewed, None),
-            Ending::Same => (Ended::Same, None),
-            Ending::Failed(_) => (Ended::Failed, Some(Box::new(ending.shown(at)))),
+        self.ended = match ending {
+            Ending::Renewed => Ended::Renewed,
+            Ending::Same => Ended::Same,
+            Ending::Failed(_) => {
+                self.counts().failure = Some(ending.shown(at));
+                Ended::Failed
+            }
         };
     }
 
@@ -328,7 +331,7 @@ impl Notes {
             Ended::Never => None,
             Ended::Renewed => Some(Ending::Renewed.shown(self.ended_at)),
             Ended::Same => Some(Ending::Same.shown(self.ended_at)),
-            Ended::Failed => self.failure.as_deref().cloned(),
+            Ended::Failed => self.rare.as_ref()?.failure.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Checks accounts and clients: whose secrets we hold, and who may use them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use toml::Spanned;
 
@@ -27,7 +28,7 @@ impl Checker<'_> {
         people: &[file::People],
         may_rotate: bool,
         publishing: &mut Publishing,
-    ) -> Vec<Account> {
+    ) -> Vec<Arc<Account>> {
         let written = |people: &file::People| people.accounts.as_ref().map(Vec::len);
         if people.iter().all(|people| written(people) == Some(0)) {
             self.enter(0);
@@ -69,10 +70,11 @@ impl Checker<'_> {
             if let (Some(name), Some(app_id), Some(app_secret), Some(grant)) =
                 (name, app_id, app_secret, grant)
             {
-                accounts.push(Account { name, app_id, app_secret, grant, publish });
+                let publish = publish.into();
+                accounts.push(Arc::new(Account { name, app_id, app_secret, grant, publish }));
             }
         }
-        let names: Vec<&str> = accounts.iter().map(|account: &Account| account.name.as_str()).collect();
+        let names: Vec<&str> = accounts.iter().map(|account| account.name.as_str()).collect();
         self.note_names("accounts", &names);
         accounts
     }

@@ -15,7 +15,6 @@ use tracing::warn;
 
 use super::Keeper;
 use crate::token::bell::{Ring, Sleeper};
-use crate::token::clock::JUMP;
 use crate::token::saver::save_all;
 use crate::token::source::TokenSource;
 use crate::token::store::{Listener, TokenStore};
@@ -49,7 +48,7 @@ async fn live<S: TokenSource, T: TokenStore>(mut keeper: Box<Keeper<S, T>>, turn
     let shared = Arc::clone(&keeper.shared);
     let mut turn = turn;
     while keeper.work(&shared, turn.take()).await {
-        let turns = keeper.is_in_line.then(|| keeper.turns.clone());
+        let turns = keeper.is_in_line.then(|| keeper.shared.common().turns.clone());
         if turns.is_none() {
             shared.clock().set_alarm(keeper.next_at, &shared);
         }
@@ -68,7 +67,8 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Works until there is nothing to do; says whether it was that, or being told to stop. Then the last token is stored.
     async fn work(&mut self, shared: &Shared, turn: Permit) -> bool {
         self.shared.clock().cancel_alarm(self.next_at, &self.shared);
-        let (store, app_id, ledger) = (self.store.clone(), self.app_id.clone(), self.ledger.clone());
+        let (store, app_id) = (self.store.clone(), self.app_id.clone());
+        let ledger = self.shared.common().ledger.clone();
         let saves = Arc::new(Watched::new(None));
         self.saves = Some(Arc::clone(&saves));
         let at_rest = AtRest::default();
@@ -106,7 +106,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             }
             self.is_booted = true;
             let listener = Listener::of(&self.shared);
-            self.news = self.store.news(&self.shared.account, &self.app_id, listener);
+            self.news = self.store.news(&self.shared.account.name, &self.app_id, listener);
         }
         loop {
             let mut mode = Mode::Normal;
@@ -164,7 +164,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let mut turn = pin!(self.turn());
         let turn = poll_fn(|context| {
             let polled = turn.as_mut().poll(context);
-            let is_unwanted = self.shared.waiting.load(SeqCst) == 0;
+            let is_unwanted = !self.shared.cell.is_waited_at();
             is_at_rest.store(polled.is_pending() && is_unwanted, SeqCst);
             polled
         });
@@ -197,17 +197,11 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// Whether the wall clock has gone another way than the monotonic one.
     fn clock_has_jumped(&mut self) -> bool {
-        let (now, wall) = (Instant::now(), self.shared.clock().read());
-        let (anchor, anchor_wall) = self.anchor;
-        let expected = anchor_wall.plus(now.saturating_duration_since(anchor));
-        if wall.since(expected).max(expected.since(wall)) <= JUMP {
-            return false;
-        }
-        self.anchor = (now, wall);
+        let Some(ahead_s) = self.shared.clock().jump_since(self.anchor) else { return false };
+        self.anchor = self.shared.clock().anchor();
         self.shared.record.notes().counts().clock_jumps += 1;
         warn!(
-            account = %self.shared.account, ahead_s = wall.since(expected).as_secs(),
-            behind_s = expected.since(wall).as_secs(), "the wall clock has jumped: asking WeChat what is left"
+            account = %self.shared.account.name, ahead_s, "the wall clock has jumped: asking WeChat what is left"
         );
         true
     }

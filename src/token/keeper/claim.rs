@@ -101,7 +101,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let is_tired =
             waiting_since.is_some_and(|since| since.elapsed() >= WAITS_MAX) && self.alone == Alone::Allowed;
         if is_tired {
-            info!(account = %self.shared.account, "others claim to fetch the token and don't: fetching it");
+            info!(account = %self.shared.account.name, "others claim to fetch the token and don't: fetching it");
         }
         is_tired
     }
@@ -109,14 +109,14 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Asks the store; `None` where it does not answer, or not in time.
     async fn claim(&mut self) -> Option<Claim> {
         let hand = self.in_hand();
-        let claiming = self.store.claim(&self.shared.account, &self.app_id, hand.as_ref());
+        let claiming = self.store.claim(&self.shared.account.name, &self.app_id, hand.as_ref());
         let error = match timeout(CLAIM_MAX, claiming).await {
             Ok(Ok(claim)) => return Some(claim),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "the store took too long".to_owned(),
         };
         self.shared.record.notes().counts().claims_failed += 1;
-        debug!(account = %self.shared.account, error, "no claim");
+        debug!(account = %self.shared.account.name, error, "no claim");
         None
     }
 
@@ -142,7 +142,9 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
 
     /// One call.
     async fn fetch(&mut self, fence: u64, mode: Mode) -> Attempted {
-        self.anchor = (Instant::now(), self.shared.clock().read());
+        let clock = self.shared.clock();
+        let begun = (Instant::now(), clock.read());
+        self.anchor = clock.anchor();
         let reply = timeout(FETCH_MAX, fetch_caught(&self.source, mode)).await;
         let unused = (fence > 0).then_some(fence);
         let grant = match reply.unwrap_or(Err(SourceError::TimedOut)) {
@@ -159,7 +161,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         {
             return Attempted { ending: self.adopt(&stored), called: true, unused };
         }
-        let (ending, is_saved) = self.take(grant, fence, mode);
+        let (ending, is_saved) = self.take(grant, fence, mode, begun);
         Attempted { ending, called: true, unused: unused.filter(|_| !is_saved) }
     }
 }

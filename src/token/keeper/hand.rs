@@ -18,7 +18,7 @@ use crate::token::source::TokenSource;
 use crate::token::status::Ending;
 use crate::token::store::{Record, Stored, TokenStore};
 use crate::token::turns::Permit;
-use crate::types::Generation;
+use crate::types::{Generation, UnixSeconds};
 use crate::wechat::token_call::{Grant, LIVES_MAX, Mode};
 
 /// A known end moves by less than this from call to call, by rounding and travel time; not worth a write.
@@ -37,16 +37,16 @@ const REPAIRS_PER_MINUTE: u32 = 30;
 impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Takes what the store has, if it is alive.
     pub(super) async fn boot(&mut self, permit: Permit) {
-        let permit = if permit.is_some() { permit } else { self.turns.next().await };
-        let loading = self.store.load(&self.shared.account, &self.app_id);
+        let permit = if permit.is_some() { permit } else { self.shared.common().turns.next().await };
+        let loading = self.store.load(&self.shared.account.name, &self.app_id);
         let stored = match timeout(STORE_MAX, loading).await {
             Ok(Ok(stored)) => stored,
             Ok(Err(error)) => {
-                warn!(account = %self.shared.account, error = %error, "could not load the stored token");
+                warn!(account = %self.shared.account.name, error = %error, "could not load the stored token");
                 None
             }
             Err(_) => {
-                warn!(account = %self.shared.account, "the store took too long to load the token");
+                warn!(account = %self.shared.account.name, "the store took too long to load the token");
                 None
             }
         };
@@ -65,7 +65,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             if token.is_alive(now, wall) {
                 self.fence = stored.fence;
                 info!(
-                    account = %self.shared.account, generation = %token.generation, lives_s = left.as_secs(),
+                    account = %self.shared.account.name, generation = %token.generation, lives_s = left.as_secs(),
                     fingerprint = %token.access_token.fingerprint(), "took the stored token"
                 );
                 self.saved = Known::of(&stored, token.generation);
@@ -82,10 +82,15 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         self.shared.cell.newest().map(|token| token.stored(self.fence, now, wall))
     }
 
-    /// Puts in force what a fetch brought, then hands it to the saver. Its life counts from when the call was sent.
-    /// Also says whether there is anything to save.
-    pub(super) fn take(&mut self, grant: Grant, fence: u64, mode: Mode) -> (Ending, bool) {
-        let (begun, wall) = self.anchor;
+    /// Puts in force what a fetch brought, then hands it to the saver. Its life counts from when the call was sent, by
+    /// both clocks. Also says whether there is anything to save.
+    pub(super) fn take(
+        &mut self,
+        grant: Grant,
+        fence: u64,
+        mode: Mode,
+        (begun, wall): (Instant, UnixSeconds),
+    ) -> (Ending, bool) {
         let newest = self.shared.cell.newest();
         let is_same = newest.as_ref().is_some_and(|newest| newest.access_token.is_same(&grant.token));
         let is_stale = self.previous.is_some_and(|previous| previous == grant.token.digest());
@@ -95,7 +100,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let generation = newest.as_ref().map_or(Generation::NONE, |newest| newest.generation);
         let lives = newest.as_ref().filter(|_| is_same).map_or(grant.lives, |old| {
             let told = old.expires_at.since(old.obtained_at);
-            schedule::lives_on(self.shared.grant, told, old.left(begun, wall), grant.lives)
+            schedule::lives_on(self.shared.account.grant, told, old.left(begun, wall), grant.lives)
         });
         let token = Token {
             access_token: grant.token,
@@ -121,7 +126,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             self.previous = Some(old.access_token.digest());
         }
         info!(
-            account = %self.shared.account, generation = %token.generation, lives_s = grant.lives.as_secs(),
+            account = %self.shared.account.name, generation = %token.generation, lives_s = grant.lives.as_secs(),
             fingerprint = %token.access_token.fingerprint(),
             before = self.previous.map(|token| tracing::field::display(token.fingerprint())),
             "renewed the token"
@@ -194,7 +199,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         let generation = generation.next();
         let token = self.token_of(stored, generation);
         info!(
-            account = %self.shared.account, generation = %token.generation,
+            account = %self.shared.account.name, generation = %token.generation,
             fingerprint = %token.access_token.fingerprint(), "took the token that another weigate fetched"
         );
         self.previous = newest.map(|newest| newest.access_token.digest());

@@ -6,8 +6,9 @@
 //!
 //! # Why it is small
 //!
-//! Nearly all accounts are at rest nearly all the time. One costs half a kilobyte here and in [`Shared`]; `tests/memory`
-//! holds the sum, with the token and all tables, below one. What few of them need is boxed ([`Trouble`]).
+//! Nearly all accounts are at rest nearly all the time. One costs less than half a kilobyte here and in [`Shared`];
+//! `tests/memory` holds the sum, with the token and all tables, below one, as allocated and as resident. What few of them
+//! need is boxed ([`Trouble`]), what all need is shared ([`Common`], [`Account`]).
 //!
 //! # Why it watches the wall clock
 //!
@@ -22,7 +23,7 @@ mod claim;
 mod hand;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -32,42 +33,35 @@ use self::claim::{Attempted, Wish};
 use self::hand::Repairs;
 use super::bell::Bell;
 use super::cell::Cell;
-use super::clock::WallClock;
+use super::clock::Anchor;
 use super::complaint::Complaint;
 use super::hush::Hushed;
-use super::leak::{Desk, Ledger};
+use super::leak::Desk;
 use super::saver::Save;
 use super::schedule::{self, Next, Situation, Turn};
 use super::source::TokenSource;
 use super::status::{Ending, Record};
 use super::store::{News, TokenStore};
-use super::turns::{Permit, Turns};
+use super::turns::Permit;
 use super::watch::Watched;
-use super::{Progress, Shared, TokenHandle};
-use crate::types::{AccountName, AppId, Generation, GrantKind, TokenDigest, UnixSeconds};
+use super::{Common, Progress, Shared, TokenHandle};
+use crate::config::Account;
+use crate::types::{AppId, Generation, TokenDigest, UnixSeconds};
 use crate::wechat::token_call::Mode;
 
 /// What a keeper needs to know besides its source and its store.
 #[derive(Debug)]
 pub struct Life {
     /// The account.
-    pub account: AccountName,
-    /// Its AppID: a stored token of another one is not this account's.
+    pub account: Arc<Account>,
+    /// What its token is stored under: a stored token of another one is not this account's.
     pub app_id: AppId,
-    /// How it gets its tokens.
-    pub grant: GrantKind,
-    /// What is known of forced refreshes. Shared by all keepers of a store.
-    pub ledger: Ledger,
-    /// Requests that may wait for a token at one time; more are turned away at once.
-    pub waiters_max: usize,
     /// Whether a token may be fetched without a claim where the store does not work.
     pub alone: Alone,
-    /// Bounds the fetches of all accounts at one time, and at the start their loads. Shared by all keepers.
-    pub turns: Turns,
-    /// Where wall time comes from.
-    pub clock: WallClock,
     /// Where the random share of every wait comes from, and the account's place among others.
     pub jitter: fastrand::Rng,
+    /// Shared by all keepers.
+    pub common: Arc<Common>,
 }
 
 /// Whether a token may be fetched without a claim.
@@ -82,14 +76,12 @@ pub enum Alone {
 
 /// The running keeper. Dropping it stops it too, without waiting for the end.
 #[derive(Debug)]
-pub struct KeeperTask(Arc<Shared>);
+pub struct KeeperTask(TokenHandle);
 
 struct Keeper<S, T> {
     /// What of a [`Life`] the account does not have besides.
     app_id: AppId,
     alone: Alone,
-    ledger: Ledger,
-    turns: Turns,
     jitter: fastrand::Rng,
     source: S,
     store: T,
@@ -116,8 +108,7 @@ struct Keeper<S, T> {
     place: f64,
     /// Whether an ask hastened the next attempt.
     asked: bool,
-    /// Both clocks, read together.
-    anchor: (Instant, UnixSeconds),
+    anchor: Anchor,
 }
 
 /// A token of ours in the store: which (none, with [`Generation::NONE`]), its end and its fence.
@@ -157,27 +148,22 @@ pub fn start<S: TokenSource, T: TokenStore>(
     let next = Next { at: now, not_before: now };
     let progress = Progress { started: 0, ended: 0, forced: 0, ending: None, next };
     let shared = Arc::new(Shared {
-        account: life.account.clone(),
-        cell: Cell::new(life.clock.clone()),
-        grant: life.grant,
-        leak: Desk::new(life.grant),
+        cell: Cell::new(Arc::clone(&life.common)),
+        leak: Desk::new(life.account.grant),
+        account: life.account,
         record: Record::default(),
         hushed: Hushed::default(),
         asked: AtomicU64::new(0),
         bell: Bell::new(),
         progress: Watched::new(progress),
-        waiting: AtomicU32::new(0),
-        waiters_max: life.waiters_max.try_into().unwrap_or(u32::MAX),
     });
-    life.clock.follow(&shared);
+    life.common.clock.follow(&shared);
     let handle = TokenHandle(Arc::clone(&shared));
-    let (anchor, turns) = ((now, life.clock.read()), life.turns.clone());
-    let trouble = shared.grant.rotates().then(|| Trouble { renewed_at: Some(now), ..Trouble::default() });
+    let trouble =
+        shared.account.grant.rotates().then(|| Trouble { renewed_at: Some(now), ..Trouble::default() });
     let keeper = Box::new(Keeper {
         app_id: life.app_id,
         alone: life.alone,
-        ledger: life.ledger,
-        turns: life.turns,
         jitter: life.jitter,
         source,
         store,
@@ -195,21 +181,26 @@ pub fn start<S: TokenSource, T: TokenStore>(
         sames: 0,
         place,
         asked: false,
-        anchor,
+        anchor: life.common.clock.anchor(),
     });
     // However many keepers start together, the store has a few of them at a time.
     shared.bell.begin(keeper);
-    turns.line_up(&shared);
-    (handle, KeeperTask(shared))
+    life.common.turns.line_up(&shared);
+    (handle.clone(), KeeperTask(handle))
 }
 
 // === impl KeeperTask ===
 
 impl KeeperTask {
+    /// Its account's token.
+    pub fn token(&self) -> &TokenHandle {
+        &self.0
+    }
+
     /// Tells the keeper to stop and waits for its end: a fetch is dropped, a save that has begun is finished, for
     /// 10 s at most. Those who wait for a token are told.
     pub async fn stop(self) {
-        if let Some(task) = self.0.bell.stop()
+        if let Some(task) = self.0.0.bell.stop()
             && let Err(panicked) = task.await
         {
             error!(error = %panicked, "a keeper ended by itself");
@@ -218,14 +209,14 @@ impl KeeperTask {
 
     /// Whether the keeper has ended, be it by a fault.
     pub fn is_finished(&self) -> bool {
-        self.0.bell.has_ended()
+        self.0.0.bell.has_ended()
     }
 }
 
 impl Drop for KeeperTask {
     fn drop(&mut self) {
         // Nobody waits for its end.
-        drop(self.0.bell.stop());
+        drop(self.0.0.bell.stop());
     }
 }
 
@@ -274,15 +265,15 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
             progress.next = next;
         });
         if let Some(fence) = unused {
-            self.store.release(&self.shared.account, &self.app_id, fence).await;
+            self.store.release(&self.shared.account.name, &self.app_id, fence).await;
         }
     }
 
     /// Waits for a turn to fetch; not in line behind accounts that nobody waits for, if somebody waits for this one.
     async fn turn(&self) -> Permit {
         let shared = &self.shared;
-        let is_wanted = shared.bell.until(|| shared.waiting.load(Ordering::SeqCst) > 0);
-        self.turns.next_or_sooner(is_wanted).await
+        let is_wanted = shared.bell.until(|| shared.cell.is_waited_at());
+        self.shared.common().turns.next_or_sooner(is_wanted).await
     }
 
     /// What the news changed, without an attempt of our own.
@@ -323,7 +314,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
     /// Whoever plans tells the others what is returned.
     fn plan(&mut self, turn: Turn) -> Next {
         let next = schedule::next_try(&Situation {
-            kind: self.shared.grant,
+            kind: self.shared.account.grant,
             now: Instant::now(),
             good_until: self.shared.cell.alive().map(|token| token.good_until),
             turn,
@@ -346,7 +337,7 @@ impl<S: TokenSource, T: TokenStore> Keeper<S, T> {
         };
         let now = Instant::now();
         let complaint = Complaint {
-            account: &self.shared.account,
+            account: &self.shared.account.name,
             failure,
             failures: self.failures,
             next_try_s: self.next_at.saturating_duration_since(now).as_secs(),

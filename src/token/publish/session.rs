@@ -156,7 +156,7 @@ enum Looked {
 /// Looks at the keys of the next accounts, in turn, that ought to be there.
 async fn look(desk: &Desk, link: &Link, after: &mut Option<AccountName>) -> Result<Looked, RedisFault> {
     let slice = desk.slice_after(after.as_ref(), LOOKED_AT);
-    *after = slice.last().filter(|_| slice.len() == LOOKED_AT).map(|last| last.token.account().clone());
+    *after = slice.last().filter(|_| slice.len() == LOOKED_AT).map(|last| last.token.account().name.clone());
     let looks =
         slice.into_iter().filter(|published| published.token.is_alive()).map(|published| async move {
             let (mut there, mut gone) = (0_u32, 0_u32);
@@ -204,7 +204,7 @@ async fn publish(
         if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned_at = Some(Instant::now());
             warn!(
-                account = %published.token.account(), key, fault = fault.word(), advice = advice(fault),
+                account = %published.token.account().name, key, fault = fault.word(), advice = advice(fault),
                 "a token could not be published under this key"
             );
         }
@@ -236,7 +236,7 @@ async fn put(desk: &Desk, link: &Link, published: &Published, key: &Key) -> Resu
     let put = script::put(&key.target, &token.access_token, left, &key.seen().ours);
     let (done, hash): (u8, String) = link.ask(&put).await?;
     if done == 2 {
-        debug!(account = %published.token.account(), key = key.target.shown, "a newer token stands under this key");
+        debug!(account = %published.token.account().name, key = key.target.shown, "a newer token stands under this key");
         key.seen().standing = Standing::Newer;
         return Ok(());
     }

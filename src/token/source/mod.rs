@@ -20,8 +20,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use zeroize::Zeroizing;
 
-use crate::config::UpstreamHost;
-use crate::types::{AppId, AppSecret, GrantKind};
+use crate::config::{Account, UpstreamHost};
 use crate::wechat::token_call::{self, Call, Grant, Mode, Pace, TokenCallError};
 
 #[cfg(test)]
@@ -66,9 +65,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 pub struct HttpTokenSource {
     endpoint: Arc<Endpoint>,
-    kind: GrantKind,
-    app_id: AppId,
-    app_secret: AppSecret,
+    account: Arc<Account>,
 }
 
 /// Reaching a host: DNS, TCP and TLS together.
@@ -174,11 +171,12 @@ impl SourceError {
 
 impl HttpTokenSource {
     /// For one account, whose platform's endpoint that is.
-    pub fn new(endpoint: Arc<Endpoint>, kind: GrantKind, app_id: AppId, app_secret: AppSecret) -> Self {
-        Self { endpoint, kind, app_id, app_secret }
+    pub fn new(endpoint: Arc<Endpoint>, account: Arc<Account>) -> Self {
+        Self { endpoint, account }
     }
 
     async fn call(&self, host: &UpstreamHost, call: &Call) -> Result<Grant, SourceError> {
+        let Account { grant, app_secret, .. } = &*self.account;
         // Perhaps with the secret in it: from here on only errors whose URL was taken out may be seen.
         let url = Zeroizing::new(format!("{host}{}", call.target.as_str()));
         let request = match &call.body {
@@ -200,13 +198,14 @@ impl HttpTokenSource {
                 break;
             }
         }
-        Ok(token_call::decode(self.kind, status, &Zeroizing::new(bytes), &self.app_secret)?)
+        Ok(token_call::decode(*grant, status, &Zeroizing::new(bytes), app_secret)?)
     }
 }
 
 impl TokenSource for HttpTokenSource {
     async fn fetch(&self, mode: Mode) -> Result<Grant, SourceError> {
-        let call = token_call::encode(self.kind, mode, &self.app_id, &self.app_secret);
+        let Account { grant, app_id, app_secret, .. } = &*self.account;
+        let call = token_call::encode(*grant, mode, app_id, app_secret);
         let mut last = SourceError::Unreachable(Box::new(NoHost));
         for host in &self.endpoint.hosts {
             match self.call(host, &call).await {

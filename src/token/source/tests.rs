@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::types::{AccountName, AppId, AppSecret, GrantKind};
 
 const GOOD: &str = r#"{"access_token":"91_abc","expires_in":7200}"#;
 
@@ -27,10 +28,16 @@ fn source(hosts: &[UpstreamHost]) -> HttpTokenSource {
     source_of(GrantKind::StableToken, hosts)
 }
 
-fn source_of(kind: GrantKind, hosts: &[UpstreamHost]) -> HttpTokenSource {
-    let secret = AppSecret::new("5ecre7-canary".to_owned());
+fn source_of(grant: GrantKind, hosts: &[UpstreamHost]) -> HttpTokenSource {
     let endpoint = Arc::new(Endpoint { client: client(), hosts: hosts.to_vec() });
-    HttpTokenSource::new(endpoint, kind, AppId::parse("wx1").unwrap(), secret)
+    let account = Account {
+        name: AccountName::parse("shop").unwrap(),
+        app_id: AppId::parse("wx1").unwrap(),
+        app_secret: AppSecret::new("5ecre7-canary".to_owned()),
+        grant,
+        publish: Box::default(),
+    };
+    HttpTokenSource::new(endpoint, Arc::new(account))
 }
 
 /// A POST ends with its JSON, a GET with its head.

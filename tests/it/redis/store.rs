@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use weigate::config::{Config, SealKey, Store};
+use weigate::config::{Account, Config, SealKey, Store};
 use weigate::token::store::{Claim, RedisStore, Saved, Stored};
 use weigate::token::{
-    Alone, Life, Renewal, SourceError, TokenHandle, TokenSource, TokenStore, Turns, WallClock, start,
+    Alone, Common, Life, Renewal, SourceError, TokenHandle, TokenSource, TokenStore, Turns, WallClock, start,
 };
-use weigate::types::{AccessToken, AccountName, AppId, AppSecret, UnixSeconds};
+use weigate::types::{AccessToken, AccountName, AppId, AppSecret, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{self, Grant, Mode};
 use zeroize::Zeroizing;
 
@@ -220,17 +220,24 @@ impl TokenSource for Platform {
 }
 
 fn life(shift_s: i64) -> Life {
-    Life {
-        grant: weigate::types::GrantKind::StableToken,
+    let common = Common {
         ledger: weigate::token::Ledger::default(),
-        account: shop(),
-        app_id: wx(),
-        waiters_max: 100,
-        alone: Alone::Allowed,
         turns: Turns::new(8),
         clock: clock(shift_s),
+        waiters_max: 100,
+    };
+    Life {
+        account: account(shop()),
+        app_id: wx(),
+        alone: Alone::Allowed,
         jitter: fastrand::Rng::new(),
+        common: Arc::new(common),
     }
+}
+
+fn account(name: AccountName) -> Arc<Account> {
+    let (app_secret, grant) = (AppSecret::new("s".to_owned()), GrantKind::StableToken);
+    Arc::new(Account { name, app_id: wx(), app_secret, grant, publish: Box::default() })
 }
 
 async fn renewed(handle: &TokenHandle) {
@@ -309,7 +316,7 @@ async fn a_thousand_accounts_share_two_connections_and_find_again_what_a_flushal
     let store = open(&redis, 0).await;
     let mut keepers = Vec::new();
     for number in 0..1000 {
-        let life = Life { account: AccountName::parse(&format!("a{number}")).unwrap(), ..life(0) };
+        let life = Life { account: account(AccountName::parse(&format!("a{number}")).unwrap()), ..life(0) };
         keepers.push(start(life, Platform::default(), store.clone()));
     }
     for (handle, _) in &keepers {

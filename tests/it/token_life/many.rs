@@ -1,10 +1,12 @@
 //! Many accounts that were started at one time, over a day.
 
-use tokio::time::{Instant, sleep};
-use weigate::token::store::MemoryStore;
-use weigate::token::{Turns, start};
+use std::sync::Arc;
 
-use super::model::{Model, Wall, life, secs};
+use tokio::time::{Instant, sleep};
+use weigate::token::start;
+use weigate::token::store::MemoryStore;
+
+use super::model::{Model, Wall, common, life_among, secs};
 use super::replicas::number;
 use crate::harness::note;
 
@@ -16,12 +18,10 @@ const HOUR_S: u64 = 3_600;
 #[tokio::test(start_paused = true)]
 async fn the_renewals_of_many_accounts_drift_apart() {
     let accounts = number("WEIGATE_ACCOUNTS").unwrap_or(ACCOUNTS);
-    let (wall, turns) = (Wall::new(), Turns::new(64));
-    let clock = wall.clock();
+    let common = Arc::new(common(&Wall::new()));
     let keepers: Vec<_> = (0..accounts)
         .map(|number| {
-            let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
-            (life.turns, life.clock) = (turns.clone(), clock.clone());
+            let (model, life) = (Model::new(), life_among(&common, &format!("account-{number}"), number));
             let (handle, task) = start(life, model.clone(), MemoryStore::default());
             (model, handle, task)
         })

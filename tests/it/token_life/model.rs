@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use weigate::token::{Alone, Life, SourceError, TokenSource, Turns, WallClock};
+use weigate::config::Account;
+use weigate::token::{Alone, Common, Life, SourceError, TokenSource, Turns, WallClock};
 use weigate::types::{AccountName, AppId, AppSecret, GrantKind, UnixSeconds};
 use weigate::wechat::token_call::{self, Grant, Mode};
 
@@ -201,16 +202,37 @@ impl Wall {
 
 /// An account's life, named and seeded.
 pub(super) fn life(name: &str, seed: u64, wall: &Wall) -> Life {
+    life_among(&Arc::new(common(wall)), name, seed)
+}
+
+/// Of one of several keepers.
+pub(super) fn life_among(common: &Arc<Common>, name: &str, seed: u64) -> Life {
+    let account = account(name, GrantKind::StableToken);
     Life {
-        account: AccountName::parse(name).unwrap(),
-        app_id: AppId::parse(&format!("wx-{name}")).unwrap(),
-        grant: GrantKind::StableToken,
-        ledger: weigate::token::Ledger::default(),
-        waiters_max: 2000,
+        app_id: account.app_id.clone(),
+        account,
         alone: Alone::Allowed,
+        jitter: fastrand::Rng::with_seed(seed),
+        common: Arc::clone(common),
+    }
+}
+
+pub(super) fn account(name: &str, grant: GrantKind) -> Arc<Account> {
+    Arc::new(Account {
+        name: AccountName::parse(name).unwrap(),
+        app_id: AppId::parse(&format!("wx-{name}")).unwrap(),
+        app_secret: AppSecret::new(format!("secret-of-{name}")),
+        grant,
+        publish: Box::default(),
+    })
+}
+
+pub(super) fn common(wall: &Wall) -> Common {
+    Common {
+        ledger: weigate::token::Ledger::default(),
         turns: Turns::new(64),
         clock: wall.clock(),
-        jitter: fastrand::Rng::with_seed(seed),
+        waiters_max: 2000,
     }
 }
 

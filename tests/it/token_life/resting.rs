@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use weigate::token::store::MemoryStore;
-use weigate::token::{KeeperTask, Renewal, TokenHandle, Turns, WallClock, start};
+use weigate::token::{Common, KeeperTask, Renewal, TokenHandle, Turns, WallClock, start};
 use weigate::types::{Generation, UnixSeconds};
 
-use super::model::{Fault, Model, Wall, life, secs, within};
+use super::model::{Fault, Model, Wall, common, life_among, secs, within};
 
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
@@ -16,12 +16,10 @@ fn tasks() -> usize {
 
 /// Keepers on one clock, with these turns and a WeChat each.
 fn keepers(count: u64, turns: &Turns, fault: &Fault) -> Vec<(Model, TokenHandle, KeeperTask)> {
-    let wall = Wall::new();
-    let clock = wall.clock();
+    let common = Arc::new(Common { turns: turns.clone(), ..common(&Wall::new()) });
     let one = |number: u64| {
-        let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
+        let (model, life) = (Model::new(), life_among(&common, &format!("account-{number}"), number));
         model.set(fault.clone());
-        (life.turns, life.clock) = (turns.clone(), clock.clone());
         let (handle, task) = start(life, model.clone(), MemoryStore::default());
         (model, handle, task)
     };
@@ -71,8 +69,7 @@ async fn a_keeper_at_rest_leaves_nothing_behind_when_it_is_dropped() {
     let kept = Arc::downgrade(&held);
     let begun = Instant::now();
     let clock = WallClock::of(move || UnixSeconds(*held + begun.elapsed().as_secs()));
-    let mut life = life("shop", 7, &Wall::new());
-    life.clock = clock;
+    let life = life_among(&Arc::new(Common { clock, ..common(&Wall::new()) }), "shop", 7);
     let (handle, task) = start(life, Model::new(), MemoryStore::default());
     handle.wait(within(5)).await.unwrap();
     sleep(secs(60)).await;

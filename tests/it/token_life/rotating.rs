@@ -9,7 +9,7 @@ use weigate::token::{Renewal, SourceError, TokenSource, start};
 use weigate::types::{AppSecret, GrantKind};
 use weigate::wechat::token_call::{self, Grant, Mode};
 
-use super::model::{Wall, life, secs, within};
+use super::model::{Wall, account, life, secs, within};
 
 /// The endpoint; clones are the same one.
 #[derive(Clone, Default)]
@@ -80,7 +80,7 @@ impl TokenSource for Endpoint {
 }
 
 fn rotating_life(seed: u64) -> weigate::token::Life {
-    weigate::token::Life { grant: GrantKind::Token, ..life("shop", seed, &Wall::new()) }
+    weigate::token::Life { account: account("shop", GrantKind::Token), ..life("shop", seed, &Wall::new()) }
 }
 
 /// What a request does, once more included; whether WeChat took the token in the end.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use weigate::token::store::MemoryStore;
-use weigate::token::{KeeperTask, Renewal, TokenHandle, Turns, start};
+use weigate::token::{Common, KeeperTask, Renewal, TokenHandle, Turns, start};
 use weigate::types::Generation;
 
-use super::model::{Fault, Model, Wall, life, secs, within};
+use super::model::{Fault, Model, Wall, common, life, life_among, secs, within};
 
 const FIRST: Generation = Generation(1);
 
@@ -40,8 +40,7 @@ async fn a_thousand_waiters_without_a_token_cost_one_fetch() {
 async fn waiters_beyond_the_bound_are_turned_away_at_once() {
     let (model, wall) = (Model::new(), Wall::new());
     model.set(Fault::Slow(secs(8)));
-    let mut life = life("shop", 7, &wall);
-    life.waiters_max = 10;
+    let life = life_among(&Arc::new(Common { waiters_max: 10, ..common(&wall) }), "shop", 7);
     let (handle, task) = start(life, model.clone(), MemoryStore::default());
     let mut waiters = JoinSet::new();
     for _ in 0..15 {
@@ -231,12 +230,11 @@ async fn a_server_that_lags_behind_does_not_bring_the_old_token_back() {
 
 #[tokio::test(start_paused = true)]
 async fn fetches_of_all_accounts_together_are_bounded() {
-    let (wall, turns) = (Wall::new(), Turns::new(4));
+    let common = Arc::new(Common { turns: Turns::new(4), ..common(&Wall::new()) });
     let mut keepers = Vec::new();
     for number in 0..40 {
-        let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
+        let (model, life) = (Model::new(), life_among(&common, &format!("account-{number}"), number));
         model.set(Fault::Slow(secs(1)));
-        life.turns = turns.clone();
         keepers.push(start(life, model, MemoryStore::default()));
     }
     for second in 1..=10 {
@@ -252,12 +250,11 @@ async fn fetches_of_all_accounts_together_are_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn an_account_that_requests_wait_for_does_not_stand_in_line_behind_the_others() {
-    let (wall, turns) = (Wall::new(), Turns::new(4));
+    let common = Arc::new(Common { turns: Turns::new(4), ..common(&Wall::new()) });
     let mut keepers = Vec::new();
     for number in 0..400 {
-        let (model, mut life) = (Model::new(), life(&format!("account-{number}"), number, &wall));
+        let (model, life) = (Model::new(), life_among(&common, &format!("account-{number}"), number));
         model.set(Fault::Slow(secs(1)));
-        life.turns = turns.clone();
         keepers.push(start(life, model, MemoryStore::default()));
     }
     // The line is there before anybody asks; four a second get their turn.

@@ -9,7 +9,7 @@ use weigate::token::{SourceError, TokenSource, start};
 use weigate::types::{AppSecret, GrantKind};
 use weigate::wechat::token_call::{self, Grant, Mode};
 
-use super::model::{Wall, life, secs, within};
+use super::model::{Wall, account, life, secs, within};
 
 /// What a repeated call says of the time that is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,10 @@ async fn a_life_costs_two_calls_and_no_request_gets_a_dead_token_or_waits_for_lo
 /// A request every 7 s for some days: how many calls that cost, and the longest wait for a token.
 async fn live(says: Says, seed: u64) -> (u64, Duration) {
     let wecom = Wecom(Arc::new(Mutex::new(State { says, calls: 0, serial: 0, end: None })));
-    let life = weigate::token::Life { grant: GrantKind::Wecom, ..life("corp", seed, &Wall::new()) };
+    let life = weigate::token::Life {
+        account: account("corp", GrantKind::Wecom),
+        ..life("corp", seed, &Wall::new())
+    };
     let (handle, task) = start(life, wecom.clone(), MemoryStore::default());
     let begun = Instant::now();
     let mut waited_max = Duration::ZERO;

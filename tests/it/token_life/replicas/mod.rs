@@ -23,7 +23,7 @@ use weigate::types::Generation;
 use self::faults::{Faults, Kind as FaultKind};
 use self::server::Server;
 use self::wechat::{Kind, Source, WeChat, serial_of};
-use super::model::{Wall, life, secs};
+use super::model::{Wall, account, life, secs};
 use crate::harness::note;
 
 struct Simulation {
@@ -246,7 +246,7 @@ impl Replica {
     fn start(net: Net, wall: Wall, kind: Kind, wechat: &WeChat, seed: u64) -> Self {
         let client = Client::new(&net, wall.clock());
         let alone = if kind == Kind::Stable { Alone::Allowed } else { Alone::Never };
-        let life = Life { grant: kind.grant(), alone, ..life("shop", seed, &wall) };
+        let life = Life { account: account("shop", kind.grant()), alone, ..life("shop", seed, &wall) };
         net.state().handle = None;
         let source = Source { wechat: wechat.clone(), net: net.clone() };
         let (handle, task) = start(life, source, client.clone());
