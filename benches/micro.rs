@@ -150,7 +150,7 @@ fn token_operation(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Operatio
         ledger: Ledger::default(),
         turns: Turns::new(1),
         clock: WallClock::of_the_machine(),
-        waiters_max: 16,
+        waiters_max: 16.into(),
     };
     let life = Life {
         account: Arc::new(account),

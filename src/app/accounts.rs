@@ -1,6 +1,7 @@
 //! The accounts and their keepers, as one configuration after another says.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub struct Accounts {
     running: Vec<KeeperTask>,
     store: ConfiguredStore,
     client: reqwest::Client,
-    common: Common,
+    common: Arc<Common>,
     tokens: Tokens,
 }
 
@@ -63,16 +64,16 @@ impl Accounts {
             ledger: Ledger::default(),
             turns: Turns::new(FETCHES_MAX),
             clock: WallClock::of_the_machine(),
-            waiters_max: 0,
+            waiters_max: AtomicUsize::default(),
         };
+        let common = Arc::new(common);
         Self { running: Vec::new(), store, client, common, tokens: Arc::new(Mutex::new(Arc::new([]))) }
     }
 
     /// Starts keepers for new accounts, ends those of removed ones, leaves the others alone.
     pub(super) async fn follow(&mut self, config: &Config) {
         let endpoints = Endpoints::new(&config.upstream, &self.client);
-        self.common.waiters_max = config.server.limits.token_waiters_max;
-        let common = Arc::new(self.common.clone());
+        self.common.waiters_max.store(config.server.limits.token_waiters_max, Ordering::Relaxed);
         let mut before: HashMap<AccountName, KeeperTask> =
             std::mem::take(&mut self.running).into_iter().map(by_name).collect();
         let mut running = Vec::with_capacity(config.accounts.len());
@@ -91,13 +92,13 @@ impl Accounts {
         ended.extend(before.into_values());
         // The old keepers end first: two would fetch, and save, for one account.
         stop(ended).await;
-        running.extend(started.into_iter().map(|account| self.start(account, &common, &endpoints)));
+        running.extend(started.into_iter().map(|account| self.start(account, &endpoints)));
         running.sort_by(|one, other| name(one).cmp(name(other)));
         self.running = running;
         *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = self.all().into();
     }
 
-    fn start(&self, account: &Arc<Account>, common: &Arc<Common>, endpoints: &Endpoints) -> KeeperTask {
+    fn start(&self, account: &Arc<Account>, endpoints: &Endpoints) -> KeeperTask {
         let endpoint = endpoints.platform(account.grant.platform());
         let source = HttpTokenSource::new(endpoint, Arc::clone(account));
         let life = Life {
@@ -106,7 +107,7 @@ impl Accounts {
             // Each renewal of such a grant ends a token that another weigate may be using.
             alone: if account.grant.rotates() { Alone::Never } else { Alone::Allowed },
             jitter: fastrand::Rng::new(),
-            common: Arc::clone(common),
+            common: Arc::clone(&self.common),
         };
         token::start(life, source, self.store.clone()).1
     }

@@ -137,8 +137,9 @@ impl Cell {
 
     /// A place to wait, unless too many wait already.
     pub(super) fn take_place(&self) -> Option<Place<'_>> {
-        let waiters_max = u32::try_from(self.common.waiters_max).unwrap_or(u32::MAX);
-        let taken = |waiting: u32| (waiting < waiters_max).then_some(waiting + 1);
+        let waiters_max = self.common.waiters_max.load(Ordering::Relaxed);
+        let has_room = |waiting| usize::try_from(waiting).is_ok_and(|waiting| waiting < waiters_max);
+        let taken = |waiting| has_room(waiting).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
         Some(Place(&self.waiting))
     }

@@ -33,7 +33,7 @@
 //! writes is the fence that each claim carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -79,7 +79,7 @@ use watch::Watched;
 pub struct TokenHandle(Arc<Shared>);
 
 /// What all keepers have in common.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Common {
     /// What is known of forced refreshes. One for each store.
     pub ledger: Ledger,
@@ -87,8 +87,8 @@ pub struct Common {
     pub turns: Turns,
     /// Where wall time comes from.
     pub clock: WallClock,
-    /// Requests that may wait for one account's token at one time; more are turned away at once.
-    pub waiters_max: usize,
+    /// Requests that may wait for one account's token at one time; more are turned away at once. A reload changes it.
+    pub waiters_max: AtomicUsize,
 }
 
 /// What became of a wish for a newer token.

@@ -6,13 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::Value;
-use weigate::sandbox::Sandbox;
+use weigate::sandbox::{Sandbox, When};
 
 use crate::bare::Raw;
-use crate::harness::{Binary, CLIENT_KEY, Setup, client, client_lines, hex, metric, note, wechat};
+use crate::harness::{
+    Binary, CLIENT_KEY, STABLE_TOKEN, Setup, client, client_lines, hex, metric, note, wechat,
+};
 use crate::pki::{Authority, SERVER_TLS, connector, raw};
 
 const RELOADED: &str = "the configuration was reloaded";
@@ -279,4 +283,34 @@ async fn hundreds_of_reloads_every_second_one_broken_fail_no_request_and_close_n
     assert_eq!(counted, RELOADS / 2);
     let mut last = Raw::over(crate::pki::connect(&tls, weigate.address).await.unwrap());
     assert_eq!(last.get("/wxa/x").await.status, 200);
+}
+
+/// The account is well and stays, with all who wait for its first token.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_may_wait_for_a_token_as_soon_as_a_reload_says_so() {
+    let wechat = wechat().await;
+    let hold = wechat.control().hold(STABLE_TOKEN, When::BeforeJudging);
+    let setup = Setup::new().server(UNWATCHED).server("limits = { token_waiters_max = 1 }");
+    let path = setup.write(&wechat);
+    let weigate = Binary::spawn(&path, setup.dir, |_| {});
+    wechat.control().wait_until(|seen| seen.held == 1).await;
+    let mut asking = FuturesUnordered::new();
+    let ask = || get_status(weigate.url("/wxa/x"));
+    asking.extend((0..3).map(|_| ask()));
+    for _ in 0..2 {
+        assert_eq!(asking.next().await, Some(StatusCode::SERVICE_UNAVAILABLE));
+    }
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("token_waiters_max = 1", "token_waiters_max = 3")).unwrap();
+    assert_eq!(post_reload(weigate.admin).await.0, StatusCode::OK);
+    asking.extend((0..3).map(|_| ask()));
+    // One of them is one too many; that it was turned away says that the others wait.
+    assert_eq!(asking.next().await, Some(StatusCode::SERVICE_UNAVAILABLE));
+    wechat.control().release(hold);
+    assert_eq!(asking.collect::<Vec<_>>().await, [StatusCode::OK; 3]);
+}
+
+async fn get_status(url: String) -> StatusCode {
+    client().get(url).bearer_auth(CLIENT_KEY).send().await.unwrap().status()
 }

@@ -224,7 +224,7 @@ fn life(shift_s: i64) -> Life {
         ledger: weigate::token::Ledger::default(),
         turns: Turns::new(8),
         clock: clock(shift_s),
-        waiters_max: 100,
+        waiters_max: 100.into(),
     };
     Life {
         account: account(shop()),

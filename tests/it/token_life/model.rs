@@ -232,7 +232,7 @@ pub(super) fn common(wall: &Wall) -> Common {
         ledger: weigate::token::Ledger::default(),
         turns: Turns::new(64),
         clock: wall.clock(),
-        waiters_max: 2000,
+        waiters_max: 2000.into(),
     }
 }
 

@@ -40,7 +40,7 @@ async fn a_thousand_waiters_without_a_token_cost_one_fetch() {
 async fn waiters_beyond_the_bound_are_turned_away_at_once() {
     let (model, wall) = (Model::new(), Wall::new());
     model.set(Fault::Slow(secs(8)));
-    let life = life_among(&Arc::new(Common { waiters_max: 10, ..common(&wall) }), "shop", 7);
+    let life = life_among(&Arc::new(Common { waiters_max: 10.into(), ..common(&wall) }), "shop", 7);
     let (handle, task) = start(life, model.clone(), MemoryStore::default());
     let mut waiters = JoinSet::new();
     for _ in 0..15 {
