@@ -98,24 +98,15 @@ pub(super) async fn watch_certificate(standing: Arc<Standing>) {
 pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str> {
     let differs = [
         ("server.listen", before.server.listen != after.server.listen),
+        ("server.socket_mode", before.server.socket_mode != after.server.socket_mode),
         ("server.tls on or off", before.server.tls.is_some() != after.server.tls.is_some()),
         ("server.workers", before.server.workers != after.server.workers),
         (
             "server.limits.connections_max",
             before.server.limits.connections_max != after.server.limits.connections_max,
         ),
-        (
-            "admin",
-            before.admin.as_ref().map(|admin| &admin.listen)
-                != after.admin.as_ref().map(|admin| &admin.listen),
-        ),
-        (
-            "upstream",
-            before.upstream.hosts != after.upstream.hosts
-                || before.upstream.wecom_hosts != after.upstream.wecom_hosts
-                || before.upstream.ca_pem != after.upstream.ca_pem
-                || before.upstream.http2 != after.upstream.http2,
-        ),
+        ("admin", before.admin != after.admin),
+        ("upstream", before.upstream != after.upstream),
         ("store", format!("{:?}", before.store) != format!("{:?}", after.store)),
         ("store.replicas", before.replicas != after.replicas),
         (
@@ -123,7 +114,7 @@ pub(super) fn fixed_changes(before: &Config, after: &Config) -> Vec<&'static str
             before.placeholder_key.as_ref().map(|key| *key.0)
                 != after.placeholder_key.as_ref().map(|key| *key.0),
         ),
-        ("log", format!("{:?}", before.log) != format!("{:?}", after.log)),
+        ("log", before.log != after.log),
     ];
     differing(differs)
 }
@@ -140,6 +131,7 @@ pub(super) fn without_fixed_changes(before: &Config, after: Config) -> Config {
         ..after
     };
     config.server.listen.clone_from(&before.server.listen);
+    config.server.socket_mode = before.server.socket_mode;
     config.server.workers = before.server.workers;
     config.server.limits.connections_max = before.server.limits.connections_max;
     if before.server.tls.is_some() != config.server.tls.is_some() {

@@ -149,7 +149,7 @@ pub struct ServerTls {
 pub struct PrivateKeyPem(Zeroizing<Vec<u8>>);
 
 /// The operators' own listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Loopback by default.
     pub listen: ListenAddress,
@@ -160,7 +160,7 @@ pub struct Admin {
 }
 
 /// Where requests go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// At least one; the next one when the first cannot be reached.
     pub hosts: Vec<UpstreamHost>,
@@ -196,7 +196,7 @@ pub struct UpstreamHost {
 pub struct PlaceholderKey(pub Zeroizing<[u8; 32]>);
 
 /// What is logged and how.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     /// Human-readable or JSON.
     pub format: LogFormat,

@@ -15,7 +15,7 @@ use weigate::sandbox::{Sandbox, When};
 
 use crate::bare::Raw;
 use crate::harness::{
-    Binary, CLIENT_KEY, STABLE_TOKEN, Setup, client, client_lines, hex, metric, note, wechat,
+    Binary, CLIENT_KEY, STABLE_TOKEN, Setup, client, client_lines, hex, metric, note, wechat, write_private,
 };
 use crate::pki::{Authority, SERVER_TLS, connector, raw};
 
@@ -186,6 +186,45 @@ async fn post_reload_says_what_changed_or_what_is_wrong() {
     let places: Vec<_> = faults.iter().map(|fault| fault["line"].as_u64().unwrap()).collect();
     assert_eq!(places, [3, 4], "{said}");
     assert!(faults[0]["message"].as_str().unwrap().contains("`server.workers` is out of bounds"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_restart_can_change_is_named_and_nothing_is_left_out_in_silence() {
+    let wechat = wechat().await;
+    let setup = Setup::new();
+    let socket = setup.dir.path().join("weigate.sock");
+    let listen = format!("[\"127.0.0.1:0\", \"unix:{}\"]", socket.display());
+    let weigate = setup.listen(&listen).server(UNWATCHED).spawn(&wechat).await;
+    let dir = weigate.dir.path();
+    write_private(&dir.join("placeholder.key"), &"0123456789abcdef".repeat(4));
+    let path = dir.join("proxy.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (section, line, named) in [
+        ("server", "socket_mode = \"600\"", "server.socket_mode"),
+        ("server", "limits.connections_max = 99", "server.limits.connections_max"),
+        ("admin", "metrics_accounts_max = 5", "admin"),
+        ("upstream", "connect_ms_max = 1234", "upstream"),
+        ("upstream", "idle_ms_max = 1234", "upstream"),
+        ("upstream", "idle_connections_max = 12", "upstream"),
+        ("upstream", "connections_max = 1234", "upstream"),
+        ("upstream", "http2 = true", "upstream"),
+        ("placeholder", "key_file = \"placeholder.key\"", "placeholder"),
+    ] {
+        let header = format!("[{section}]\n");
+        let with_header = if text.contains(&header) { text.clone() } else { format!("{text}{header}") };
+        std::fs::write(&path, with_header.replace(&header, &format!("{header}{line}\n"))).unwrap();
+        let expected = serde_json::json!({"changed": [], "needs_restart": [named]});
+        assert_eq!(post_reload(weigate.admin).await, (StatusCode::OK, expected), "{line}");
+    }
+    for (is, will_be, named) in [
+        ("workers = 2", "workers = 1", "server.workers"),
+        ("access = true", "access = false", "log"),
+        ("format = \"json\"", "format = \"text\"", "log"),
+    ] {
+        std::fs::write(&path, text.replace(is, will_be)).unwrap();
+        let expected = serde_json::json!({"changed": [], "needs_restart": [named]});
+        assert_eq!(post_reload(weigate.admin).await, (StatusCode::OK, expected), "{will_be}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
