@@ -32,9 +32,9 @@ const TOKEN_CHARS: usize = 136;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Near the load that a hash map has with a hundred thousand: 76 %.
-const STORED_ACCOUNTS: usize = 12_000;
-const FETCHED_ACCOUNTS: usize = 12_000;
+/// A hash map is as full with them as with a hundred thousand: to 76 %.
+const STORED_ACCOUNTS: usize = 6_250;
+const FETCHED_ACCOUNTS: usize = 6_250;
 const RESIDENT_ACCOUNTS: usize = 100_000;
 
 /// Set where this program was started by itself: the directory of the configuration whose accounts are to run.
