@@ -159,8 +159,8 @@ fn need(path: &str, table: Table) -> Result<(Need, bool), PathError> {
         return Ok(special);
     }
     // Other servers may fold case or trim the end, and so see a guarded path where we saw none.
-    let folded = path.trim_end_matches('/').to_ascii_lowercase();
-    if folded != path && table(&folded).is_some() {
+    let is_variant = path.ends_with('/') || path.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_variant && table(&path.trim_end_matches('/').to_ascii_lowercase()).is_some() {
         return Err(PathError::NearMiss);
     }
     Ok((Need::Token, false))

@@ -22,6 +22,8 @@ pub struct Parameters<'a> {
     /// Another credential, which weigate does not hold: `component_access_token`, `cloudbase_access_token`, and
     /// `WeCom`'s `suite_access_token` and `provider_access_token`.
     pub foreign_token: Option<&'a str>,
+    /// Whether there is anything that a [`Drop`] could name; if not, [`rewrite`] need not look again.
+    pub has_droppable: bool,
 }
 
 /// Which parameters [`rewrite`] takes out.
@@ -50,12 +52,28 @@ enum Known {
     ForeignToken,
 }
 
+// === impl Drop ===
+
+impl Drop {
+    fn takes(self, pair: &str) -> bool {
+        match known(name_and_value(pair).0) {
+            Some(Known::AccessToken | Known::AccessTokenLookalike) => self.access_token,
+            Some(Known::FromAppid) => self.from_appid,
+            Some(Known::Appid) => self.appid,
+            Some(Known::Secret | Known::AppSecret) => self.secret,
+            Some(Known::ForeignToken) | None => false,
+        }
+    }
+}
+
 /// Reads the parameters of `query` (without its `?`).
 pub fn parameters(query: &str) -> Parameters<'_> {
     let mut found = Parameters::default();
     for pair in pairs(query) {
         let (name, value) = name_and_value(pair);
-        let slot = match known(name) {
+        let known = known(name);
+        found.has_droppable |= known.is_some_and(|known| known != Known::ForeignToken);
+        let slot = match known {
             Some(Known::AccessToken) => &mut found.access_token,
             Some(Known::FromAppid) => &mut found.from_appid,
             Some(Known::Appid) => &mut found.appid,
@@ -74,27 +92,19 @@ pub fn parameters(query: &str) -> Parameters<'_> {
 /// is written when nothing is left.
 pub fn rewrite(query: Option<&str>, drop: Drop, add: &[(&str, &str)], to: &mut impl BufMut) {
     let mut separator = b'?';
-    for pair in query.filter(|query| !query.is_empty()).into_iter().flat_map(pairs) {
-        let (name, _) = name_and_value(pair);
-        let dropped = match known(name) {
-            Some(Known::AccessToken | Known::AccessTokenLookalike) => drop.access_token,
-            Some(Known::FromAppid) => drop.from_appid,
-            Some(Known::Appid) => drop.appid,
-            Some(Known::Secret | Known::AppSecret) => drop.secret,
-            Some(Known::ForeignToken) | None => false,
-        };
-        if !dropped {
-            to.put_u8(separator);
-            to.put_slice(pair.as_bytes());
-            separator = b'&';
+    let mut put = |parts: &[&str]| {
+        to.put_u8(std::mem::replace(&mut separator, b'&'));
+        for part in parts {
+            to.put_slice(part.as_bytes());
         }
+    };
+    match query.unwrap_or_default() {
+        "" => {}
+        query if drop == Drop::default() => put(&[query]),
+        query => pairs(query).filter(|pair| !drop.takes(pair)).for_each(|pair| put(&[pair])),
     }
     for (name, value) in add {
-        to.put_u8(separator);
-        to.put_slice(name.as_bytes());
-        to.put_u8(b'=');
-        to.put_slice(value.as_bytes());
-        separator = b'&';
+        put(&[name, "=", value]);
     }
 }
 
