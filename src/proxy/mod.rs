@@ -3,6 +3,7 @@
 //! ```text
 //! accept/          a connection: a place (room.rs), its own task, a handshake under a time limit
 //!   vitals/        how it is doing; the worker's sweep ends what is slow or idle, without a timer for each
+//!   tcp.rs         the socket below, as below the upstream's connections
 //! handle.rs        a request: RequestId, deadline, in-flight guard               ┐ never fails:
 //!   carry                                                                        │ every path ends
 //!     1 head.rs          the head is one that can be served    | Refusal         │ in a response and
@@ -48,6 +49,7 @@ mod respond;
 mod room;
 mod route;
 mod snapshot;
+mod tcp;
 pub mod upstream;
 mod vitals;
 pub mod worker;

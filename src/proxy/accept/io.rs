@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::frames::Frames;
+use crate::proxy::tcp::Tcp;
 use crate::proxy::vitals::Vitals;
 
 /// Where clients connect.
@@ -32,7 +33,7 @@ pub(super) enum Last {
 /// A client's socket, as accepted.
 #[derive(Debug)]
 pub(crate) enum Plain {
-    Tcp(TcpStream),
+    Tcp(Tcp),
     Unix(UnixStream),
 }
 
@@ -63,7 +64,7 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 // A client that is gone already is found out soon enough.
                 let _set = stream.set_nodelay(true);
-                Ok(Plain::Tcp(stream))
+                Ok(Plain::Tcp(Tcp(stream)))
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Plain::Unix(stream)),
         }
@@ -90,7 +91,7 @@ impl Last {
                 Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(true)?;
                     let _set = stream.set_nodelay(true);
-                    TcpStream::from_std(stream).map(Plain::Tcp)
+                    TcpStream::from_std(stream).map(Tcp).map(Plain::Tcp)
                 }),
                 Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(true)?;
@@ -208,8 +209,7 @@ impl ClientIo {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -231,8 +231,7 @@ impl AsyncRead for ClientIo {
         }
         let before = to.filled().len();
         ready!(match &mut this.stream {
-            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_read(cx, to),
-            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_read(cx, to),
+            Stream::Plain(plain) => Pin::new(plain).poll_read(cx, to),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, to),
         })?;
         this.came(to.filled().get(before..).unwrap_or_default());
@@ -244,8 +243,7 @@ impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.stream {
-            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(plain) => Pin::new(plain).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         this.wrote(&written);
@@ -259,8 +257,7 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = match &mut this.stream {
-            Stream::Plain(Plain::Tcp(stream)) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Stream::Plain(Plain::Unix(stream)) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Stream::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, pieces),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
         this.wrote(&written);
@@ -330,6 +327,21 @@ impl AsyncWrite for Plain {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

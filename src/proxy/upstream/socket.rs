@@ -8,14 +8,15 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::proxy::tcp::Tcp;
 
 /// A connection's two kinds.
 #[derive(Debug)]
 pub(super) enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Tcp),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 /// What an idle connection is good for.
@@ -107,7 +108,7 @@ impl Socket {
 
 /// TLS sends bytes of its own between replies (session tickets, key updates, an end), so waiting bytes are given to
 /// rustls, and what counts is what it makes of them.
-fn probe_tls(tls: &mut TlsStream<TcpStream>) -> Probe {
+fn probe_tls(tls: &mut TlsStream<Tcp>) -> Probe {
     let (tcp, session) = tls.get_mut();
     match peek(tcp, &mut [MaybeUninit::uninit()]) {
         Peeked::Nothing => {}
@@ -125,9 +126,9 @@ fn probe_tls(tls: &mut TlsStream<TcpStream>) -> Probe {
 }
 
 /// Feeds waiting records to rustls. Whole ones only: the rest of a part of one might be a reply nobody asked for.
-fn read_records(tcp: &TcpStream, session: &mut rustls::ClientConnection) -> Probe {
+fn read_records(tcp: &Tcp, session: &mut rustls::ClientConnection) -> Probe {
     let mut records = [0_u8; PROBE_BYTES];
-    let length = match (&*SockRef::from(tcp)).read(&mut records) {
+    let length = match (&*SockRef::from(&**tcp)).read(&mut records) {
         Ok(0) | Err(_) => return Probe::Closed,
         Ok(length) => length,
     };
@@ -167,8 +168,8 @@ enum Peeked {
     End,
 }
 
-fn peek(tcp: &TcpStream, room: &mut [MaybeUninit<u8>]) -> Peeked {
-    match SockRef::from(tcp).peek(room) {
+fn peek(tcp: &Tcp, room: &mut [MaybeUninit<u8>]) -> Peeked {
+    match SockRef::from(&**tcp).peek(room) {
         Ok(0) => Peeked::End,
         Ok(_) => Peeked::Bytes,
         Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,

@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::ConnectError;
 use super::socket::Socket;
 use crate::config::UpstreamHost;
+use crate::proxy::tcp::Tcp;
 
 /// Connects to one host.
 pub(super) struct Dialler {
@@ -93,7 +94,7 @@ impl Dialler {
         }
     }
 
-    async fn secure(&self, tcp: TcpStream, until: Instant) -> Result<Socket, ConnectError> {
+    async fn secure(&self, tcp: Tcp, until: Instant) -> Result<Socket, ConnectError> {
         if !self.host.tls {
             return Ok(Socket::Plain(tcp));
         }
@@ -199,7 +200,7 @@ fn in_turn(addresses: &[SocketAddr], best: Option<SocketAddr>) -> Vec<SocketAddr
 async fn connect_first(
     addresses: &mut Vec<SocketAddr>,
     connect: Duration,
-) -> Result<(TcpStream, SocketAddr, Instant), ConnectError> {
+) -> Result<(Tcp, SocketAddr, Instant), ConnectError> {
     let mut waiting = addresses.clone().into_iter();
     let mut tries = FuturesUnordered::new();
     let mut last = ConnectError::Dns;
@@ -225,7 +226,7 @@ async fn connect_first(
 async fn connect_one(
     address: SocketAddr,
     until: Instant,
-) -> (SocketAddr, Instant, Result<TcpStream, ConnectError>) {
+) -> (SocketAddr, Instant, Result<Tcp, ConnectError>) {
     let outcome = match timeout_at(until, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => prepare(tcp).map_err(|_| ConnectError::Other),
         Ok(Err(fault)) => Err(tcp_fault(&fault)),
@@ -236,13 +237,13 @@ async fn connect_one(
 
 /// No Nagle, since every message is one write; and two ways to notice a peer that is gone without a word:
 /// keep-alive probes while idle, a bound on unacknowledged bytes while sending.
-fn prepare(tcp: TcpStream) -> io::Result<TcpStream> {
+fn prepare(tcp: TcpStream) -> io::Result<Tcp> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(&tcp);
     socket
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_EVERY))?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(tcp)
+    Ok(Tcp(tcp))
 }
 
 fn tcp_fault(fault: &io::Error) -> ConnectError {

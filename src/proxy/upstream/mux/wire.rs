@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::greeting::Signs;
+use crate::proxy::tcp::Tcp;
 use crate::proxy::upstream::socket::Socket;
 
 /// A TLS connection that notes when bytes came.
 pub(super) struct Wire {
-    tls: Box<TlsStream<TcpStream>>,
+    tls: Box<TlsStream<Tcp>>,
     signs: Rc<Signs>,
 }
 
