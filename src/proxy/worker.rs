@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, watch};
-use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::accept::{self, Listener};
@@ -139,11 +139,12 @@ const REFUSALS_LOGGED_PER_S: u32 = 50;
 pub fn spawn(setup: Setup) -> io::Result<Running> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        // (A `LocalSet` would be a scheduler within the scheduler.)
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .build()?;
-        LocalSet::new().block_on(&runtime, run(setup, sender))
+            .build_local(LocalOptions::default())?;
+        runtime.block_on(run(setup, sender))
     })?;
     match receiver.recv() {
         Ok(upstream) => Ok(Running { thread, upstream }),

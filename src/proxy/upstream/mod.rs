@@ -32,7 +32,7 @@
 //! It adds no field and takes none out but `Transfer-Encoding` and a `Connection` that is about the connection alone: what
 //! goes up is what [`Head`] says, and other hop-by-hop fields in a reply are the caller's to remove. HTTP/1.1 spawns nothing: all work is done by whoever polls
 //! [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`]. An HTTP/2 connection has a local task, so a
-//! client that may speak it needs a `LocalSet` around it.
+//! client that may speak it needs a `LocalRuntime` or a `LocalSet` around it.
 //!
 //! # Why a client of our own
 //!
