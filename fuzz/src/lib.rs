@@ -98,7 +98,7 @@ pub fn fields(data: &[u8]) {
         came.append(name, value);
     }
     let mut sent = BytesMut::new();
-    headers::copy_request(&came, &mut sent);
+    headers::copy_request(&came, &headers::Nominated::by(&came), &mut sent);
     let nominated: Vec<String> = came
         .get_all(CONNECTION)
         .iter()

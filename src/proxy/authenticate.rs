@@ -23,8 +23,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use zeroize::Zeroizing;
 
 use super::handle::Connection;
@@ -65,12 +64,11 @@ struct Known {
 /// Finds the client.
 pub(super) fn authenticate(
     view: &Rc<View>,
-    headers: &HeaderMap,
+    authorization: Option<&HeaderValue>,
     target: &Target<'_>,
     connection: &Connection,
 ) -> Result<Rc<Caller>, Refusal> {
     let remembered = &connection.remembered;
-    let authorization = headers.get(AUTHORIZATION);
     let access_token = match target.judged.need {
         // There, `access_token` belongs to the user or to another application.
         Need::UserToken | Need::Untouched => None,

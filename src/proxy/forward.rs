@@ -16,23 +16,21 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::body::{ClientBody, Held, RequestBody};
-use super::headers::{self, Fields};
+use super::headers::{self, Fields, Nominated};
 use super::refusal::Refusal;
-use super::route::Target;
+use super::route::Route;
 use super::upstream::{BoxError, Head, Outgoing, Payload, Upstream, UpstreamBody};
-use crate::config::{Account, Limits};
+use crate::config::Limits;
 use crate::types::AccessToken;
 use crate::wechat::paths::Need;
-use crate::wechat::query::{self, Drop};
+use crate::wechat::query;
 
 /// What of a request stays the same from one try to the next.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Forward<'a> {
     pub(super) head: &'a Parts,
-    pub(super) target: &'a Target<'a>,
-    pub(super) account: &'a Account,
-    pub(super) need: Need,
-    pub(super) drop: Drop,
+    pub(super) nominated: &'a Nominated,
+    pub(super) route: &'a Route<'a>,
     /// This process's name in `Via`.
     pub(super) pseudonym: &'a Arc<str>,
     pub(super) limits: &'a Limits,
@@ -77,19 +75,20 @@ impl Forward<'_> {
     }
 
     fn write_query(&self, token: Option<&AccessToken>, to: &mut BytesMut) {
-        let app_id = || self.account.app_id.as_str();
-        let query = self.target.query;
+        let route = self.route;
+        let account = route.entry.tokens.account();
+        let app_id = || account.app_id.as_str();
         // A secret may be any text; it is only ever sent on a path that is called a few times a minute.
-        let secret = match self.need {
-            Need::Secret | Need::AppSecret => Zeroizing::new(
-                utf8_percent_encode(self.account.app_secret.expose(), NON_ALPHANUMERIC).to_string(),
-            ),
+        let secret = match route.need {
+            Need::Secret | Need::AppSecret => {
+                Zeroizing::new(utf8_percent_encode(account.app_secret.expose(), NON_ALPHANUMERIC).to_string())
+            }
             Need::Token | Need::TokenCall(_) | Need::AppId | Need::UserToken | Need::Untouched => {
                 Zeroizing::default()
             }
         };
         let add: [(&str, &str); 2];
-        let add = match (self.need, token) {
+        let add = match (route.need, token) {
             (Need::Token, Some(token)) => {
                 add = [("access_token", token.expose()), ("", "")];
                 add.get(..1)
@@ -108,7 +107,7 @@ impl Forward<'_> {
             }
             (Need::Token | Need::TokenCall(_) | Need::UserToken | Need::Untouched, _) => None,
         };
-        query::rewrite(query, self.drop, add.unwrap_or_default(), to);
+        query::rewrite(route.query, route.drop, add.unwrap_or_default(), to);
     }
 
     fn method_has_body(&self) -> bool {
@@ -121,7 +120,7 @@ impl Forward<'_> {
 impl OneTry<'_> {
     /// All fields but `Host`.
     fn fields(&self, to: &mut impl Fields) {
-        headers::copy_request(&self.forward.head.headers, to);
+        headers::copy_request(&self.forward.head.headers, self.forward.nominated, to);
         // The reply's first bytes must be readable.
         to.add(&ACCEPT_ENCODING, &[b"identity"]);
         to.add(&VIA, &[b"1.1 ", self.forward.pseudonym.as_bytes()]);
@@ -132,7 +131,7 @@ impl OneTry<'_> {
     }
 
     fn target(&self, to: &mut BytesMut) {
-        to.put_slice(self.forward.target.path.as_bytes());
+        to.put_slice(self.forward.route.path.as_bytes());
         self.forward.write_query(self.token, to);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     pub(super) shown: Rc<Shown>,
 }
 
-/// Answers a request, whatever happens. (An `async fn` would keep room for the request beside its parts.)
+/// Answers a request, whatever happens. (An `async fn` would keep room for the request beside what it becomes.)
 pub(super) fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
@@ -58,27 +58,30 @@ pub(super) fn handle(
     let is_long = incoming.size_hint().upper().is_none_or(|most| most > DRAINED_BYTES_MAX);
     // Boxed, since most requests have none, and thousands may be waiting.
     let incoming = (!incoming.is_end_stream()).then(|| Box::new(incoming));
+    let mut exchange = Box::new(Exchange::begin(Rc::clone(&connection), head));
     async move {
         let view = connection.worker.view();
-        let mut exchange = Box::new(Exchange::begin(&connection, &head));
-        let way = Way { view: &view, head: &head, connection: &connection };
-        let mut response = match way.carry(incoming, &mut exchange).await {
+        let Exchange { head, notes } = &mut *exchange;
+        let way = Way { view: &view, head, connection: &connection };
+        let mut response = match way.carry(incoming, notes).await {
             Ok(response) => response,
             Err(refusal) => {
-                exchange.refused(&refusal);
+                notes.refused(&refusal);
                 if refusal.is_about_framing() || is_long && refusal.leaves_body() {
                     connection.vitals.distrust();
                 }
-                respond::refuse(&refusal, exchange.id)
+                respond::refuse(&refusal, notes.id)
             }
         };
-        exchange.status = response.status();
-        respond::sign(&mut response, exchange.id);
+        notes.status = response.status();
+        respond::sign(&mut response, notes.id);
         if (connection.worker.is_draining.get() || connection.vitals.is_ending())
             && head.version <= Version::HTTP_11
         {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        // The reply may take long; nobody asks for these any more.
+        head.headers = HeaderMap::default();
         response.body_mut().ends(exchange);
         Ok(response)
     }
@@ -96,42 +99,36 @@ impl Way<'_> {
     async fn carry(
         &self,
         incoming: Option<Box<Incoming>>,
-        exchange: &mut Exchange,
+        notes: &mut Notes,
     ) -> Result<Response<ReplyBody>, Refusal> {
         let snapshot = &*self.view.snapshot;
         let worker = &*self.connection.worker;
-        head::check(self.head, &worker.pseudonym)?;
+        let checked = head::check(self.head, &worker.pseudonym)?;
         if head::is_for_us(self.head) {
             return Ok(options());
         }
-        if exchange.connection.vitals.is_hasty() {
+        if self.connection.vitals.is_hasty() {
             return Err(Refusal::RateLimited);
         }
         let target = Target::of(&self.head.uri)?;
         if let Need::TokenCall(call) = target.judged.need {
             let shown = self.connection.shown.client(self.view);
-            let answer =
-                local::token_call(call, snapshot, shown.as_ref(), &target, self.head, incoming, exchange.id);
+            let answer = local::token_call(call, snapshot, shown, target, self.head, incoming, notes.id);
             return Box::pin(answer).await;
         }
-        let caller = authenticate(self.view, &self.head.headers, &target, self.connection)?;
-        exchange.permit = Some(caller.client.admit(exchange.started_at).map_err(|_| Refusal::RateLimited)?);
-        let route = Route::choose(self.view, &worker.counts, &target, &caller)?;
+        let route = self.route(target, checked.authorization, notes)?;
         let entry = &*route.entry;
-        exchange.route = Some(Rc::clone(&route.entry));
 
         let mut body = match incoming {
             None => body::RequestBody::EMPTY,
             // What only some requests need stands apart, so that the others do not carry its state.
-            Some(incoming) => Box::pin(body::receive(*incoming, self.body_limits(&caller.client))).await?,
+            Some(incoming) => Box::pin(body::receive(*incoming, self.body_limits(&route))).await?,
         };
-        let deadline = exchange.is_forwarded(&body, snapshot.limits.request);
+        let deadline = notes.is_forwarded(&body, snapshot.limits.request);
         let forward = Forward {
             head: self.head,
-            target: &target,
-            account: entry.tokens.account(),
-            need: route.need,
-            drop: route.dropped(&target, &caller, &snapshot.clients),
+            nominated: &checked.nominated,
+            route: &route,
             pseudonym: &worker.pseudonym,
             limits: &snapshot.limits,
             deadline,
@@ -139,32 +136,50 @@ impl Way<'_> {
         let upstream = worker.upstreams.of(entry.platform);
         if route.need != Need::Token {
             let reply = forward.send(upstream, &mut body, None).await?;
-            return Ok(exchange.pass_on(reply));
+            return Ok(notes.pass_on(reply));
         }
 
-        let token = entry.token(worker, exchange.started_at, deadline).await?;
+        let token = entry.token(worker, notes.started_at, deadline).await?;
         let mut reply = forward.send(upstream, &mut body, Some(&token.access_token)).await?;
-        let is_token_refused = exchange.looks_at(&mut reply, entry.platform, deadline).await?;
-        if !is_token_refused {
-            return Ok(exchange.pass_on(reply));
+        if !notes.looks_at(&mut reply, entry.platform, deadline).await? {
+            return Ok(notes.pass_on(reply));
         }
 
         // WeChat turns a bad token away before it acts, so even a POST may go twice. Whatever comes back is passed on.
-        let renewal = renewal(&entry.tokens, token.generation, target.path, deadline);
+        // (Not in a box of its own: where the token dies, all in flight come here, and have this box beside the first.)
+        let renewal = renewal(&entry.tokens, token.generation, route.path, deadline);
         let newer = if body.is_held() { renewal.await } else { start_without_waiting(renewal) };
-        let Some(newer) = newer else { return Ok(exchange.pass_on(reply)) };
+        let Some(newer) = newer else { return Ok(notes.pass_on(reply)) };
         reply.into_body().discard(inspect::PEEK_BYTES_MAX, deadline).await;
-        exchange.goes_once_more();
+        notes.goes_once_more();
         let mut reply = forward.send(upstream, &mut body, Some(&newer.access_token)).await?;
-        if exchange.looks_at(&mut reply, entry.platform, deadline).await? {
-            entry.tokens.refused_again(path_hash(target.path), Instant::now());
+        if notes.looks_at(&mut reply, entry.platform, deadline).await? {
+            entry.tokens.refused_again(path_hash(route.path), Instant::now());
         }
-        Ok(exchange.pass_on(reply))
+        Ok(notes.pass_on(reply))
     }
 
-    fn body_limits(&self, client: &crate::clients::Client) -> body::Limits<'_> {
+    /// Who it is, whether there is room for it, and where it goes.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "it ends here: what the way keeps, it keeps ten thousand times where a token dies"
+    )]
+    fn route<'b>(
+        &self,
+        target: Target<'b>,
+        authorization: Option<&HeaderValue>,
+        notes: &mut Notes,
+    ) -> Result<Route<'b>, Refusal> {
+        let caller = authenticate(self.view, authorization, &target, self.connection)?;
+        notes.permit = Some(caller.client.admit(notes.started_at).map_err(|_| Refusal::RateLimited)?);
+        let route = Route::choose(self.view, &self.connection.worker.counts, &target, &caller)?;
+        notes.route = Some(Rc::clone(&route.entry));
+        Ok(route)
+    }
+
+    fn body_limits(&self, route: &Route<'_>) -> body::Limits<'_> {
         body::Limits {
-            streamed_body_bytes_max: client.streamed_body_bytes_max,
+            streamed_body_bytes_max: route.streamed_body_bytes_max,
             ..body::Limits::of(&self.view.snapshot)
         }
     }
@@ -219,21 +234,25 @@ fn broken(error: BodyError) -> Refusal {
     })
 }
 
-/// What is noted about a request while it is on its way; logged and counted when it ends, by whatever end.
+/// A request's head, and what is noted about it; logged and counted when the request ends, by whatever end.
 pub(crate) struct Exchange {
-    pub(super) id: RequestId,
+    head: Parts,
+    notes: Notes,
+}
+
+/// What is noted about a request while it is on its way.
+struct Notes {
+    id: RequestId,
     started_at: Instant,
     /// When its body was whole, or its streaming began.
     forwarded_at: Instant,
-    method: Method,
-    /// Only its path is ever printed.
-    uri: Uri,
     status: StatusCode,
     attempts: u8,
     errcode: Option<ErrCode>,
     sent_bytes: u64,
     upstream_time: Option<Duration>,
-    refusal: Option<(&'static str, Option<String>)>,
+    /// Word and cause; boxed, since it is rare.
+    refusal: Option<Box<(&'static str, Option<String>)>>,
     ending: &'static str,
     route: Option<Rc<RouteEntry>>,
     permit: Option<InFlight>,
@@ -243,17 +262,14 @@ pub(crate) struct Exchange {
 // === impl Exchange ===
 
 impl Exchange {
-    fn begin(connection: &Rc<Connection>, head: &Parts) -> Self {
-        let started_at = Instant::now();
+    fn begin(connection: Rc<Connection>, head: Parts) -> Self {
+        let started_at = connection.vitals.request_begins();
         let worker = &connection.worker;
         worker.counts.requests_begun.one();
-        connection.vitals.request_begins(started_at);
-        Self {
+        let notes = Notes {
             id: worker.name_request(),
             started_at,
             forwarded_at: started_at,
-            method: head.method.clone(),
-            uri: head.uri.clone(),
             status: StatusCode::OK,
             attempts: 1,
             errcode: None,
@@ -264,10 +280,73 @@ impl Exchange {
             ending: CLIENT_GONE,
             route: None,
             permit: None,
-            connection: Rc::clone(connection),
-        }
+            connection,
+        };
+        Self { head, notes }
     }
 
+    /// Bytes of the reply's body went to the client.
+    pub(super) fn sent(&mut self, count: usize) {
+        self.notes.sent_bytes += u64::try_from(count).unwrap_or(u64::MAX);
+    }
+
+    /// The reply's body has come to its end.
+    pub(super) fn ended(mut self: Box<Self>, ending: Result<(), BodyError>) {
+        self.notes.ending = match ending {
+            Ok(()) => "done",
+            Err(error) => error.word(),
+        };
+    }
+
+    fn log(&self) {
+        let Self { head, notes } = self;
+        let elapsed_ms = notes.started_at.elapsed().as_secs_f64() * 1e3;
+        let upstream_ms = notes.upstream_time.map(|time| time.as_secs_f64() * 1e3);
+        let client = notes.route.as_ref().map(|route| route.client.as_str());
+        let account = notes.route.as_ref().map(|route| route.tokens.account().name.as_str());
+        let path = Cut(head.uri.path());
+        // A method is any word of the client's choice.
+        let method = Cut(head.method.as_str());
+        let errcode = notes.errcode.map(|code| code.0);
+        if let Some((word, cause)) = notes.refusal.as_deref() {
+            tracing::info!(
+                target: ACCESS, request_id = %notes.id, client, account, %method, %path,
+                status = notes.status.as_u16(), reason = word, cause = cause.as_deref(), elapsed_ms, "refused"
+            );
+        } else {
+            tracing::debug!(
+                target: ACCESS, request_id = %notes.id, client, account, %method, %path,
+                status = notes.status.as_u16(), errcode, attempts = notes.attempts, ending = notes.ending,
+                sent_bytes = notes.sent_bytes, upstream_ms, elapsed_ms, "request"
+            );
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let notes = &self.notes;
+        let Connection { worker, vitals, .. } = &*notes.connection;
+        let now = Instant::now();
+        worker.counts.requests_ended.one();
+        worker.counts.request_time.observe(now.saturating_duration_since(notes.started_at));
+        if notes.ending == CLIENT_GONE {
+            vitals.request_is_dropped(notes.started_at, now);
+        }
+        vitals.request_ends(now);
+        let is_loggable = match &notes.refusal {
+            Some(_) => worker.may_log_refusal(notes.started_at),
+            None => tracing::enabled!(target: ACCESS, tracing::Level::DEBUG),
+        };
+        if is_loggable {
+            self.log();
+        }
+    }
+}
+
+// === impl Notes ===
+
+impl Notes {
     /// The body is here, or streams: by when the head of the reply must be here. A body that had to come first does not
     /// use up the time, nor does the sending of a long one: that goes on at a rate that comes to an end.
     fn is_forwarded(&mut self, body: &body::RequestBody, span: Duration) -> Instant {
@@ -300,7 +379,7 @@ impl Exchange {
         if let Some(route) = &self.route {
             route.counts.refused.one();
         }
-        self.refusal = Some((refusal.word(), refusal.cause()));
+        self.refusal = Some(Box::new((refusal.word(), refusal.cause())));
     }
 
     fn pass_on(&mut self, reply: Response<UpstreamBody>) -> Response<ReplyBody> {
@@ -323,66 +402,10 @@ impl Exchange {
         }
         reply
     }
-
-    /// Bytes of the reply's body went to the client.
-    pub(super) fn sent(&mut self, count: usize) {
-        self.sent_bytes += u64::try_from(count).unwrap_or(u64::MAX);
-    }
-
-    /// The reply's body has come to its end.
-    pub(super) fn ended(mut self: Box<Self>, ending: Result<(), BodyError>) {
-        self.ending = match ending {
-            Ok(()) => "done",
-            Err(error) => error.word(),
-        };
-    }
-
-    fn log(&self) {
-        let elapsed_ms = self.started_at.elapsed().as_secs_f64() * 1e3;
-        let upstream_ms = self.upstream_time.map(|time| time.as_secs_f64() * 1e3);
-        let client = self.route.as_ref().map(|route| route.client.as_str());
-        let account = self.route.as_ref().map(|route| route.tokens.account().name.as_str());
-        let path = Cut(self.uri.path());
-        // A method is any word of the client's choice.
-        let method = Cut(self.method.as_str());
-        let errcode = self.errcode.map(|code| code.0);
-        if let Some((word, cause)) = &self.refusal {
-            tracing::info!(
-                target: ACCESS, request_id = %self.id, client, account, %method, %path,
-                status = self.status.as_u16(), reason = word, cause = cause.as_deref(), elapsed_ms, "refused"
-            );
-        } else {
-            tracing::debug!(
-                target: ACCESS, request_id = %self.id, client, account, %method, %path,
-                status = self.status.as_u16(), errcode, attempts = self.attempts, ending = self.ending,
-                sent_bytes = self.sent_bytes, upstream_ms, elapsed_ms, "request"
-            );
-        }
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        let Connection { worker, vitals, .. } = &*self.connection;
-        let now = Instant::now();
-        worker.counts.requests_ended.one();
-        worker.counts.request_time.observe(now.saturating_duration_since(self.started_at));
-        if self.ending == CLIENT_GONE {
-            vitals.request_is_dropped(self.started_at, now);
-        }
-        vitals.request_ends(now);
-        let is_loggable = match &self.refusal {
-            Some(_) => worker.may_log_refusal(self.started_at),
-            None => tracing::enabled!(target: ACCESS, tracing::Level::DEBUG),
-        };
-        if is_loggable {
-            self.log();
-        }
-    }
 }
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Exchange").field("id", &self.notes.id).finish_non_exhaustive()
     }
 }

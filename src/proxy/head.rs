@@ -3,16 +3,26 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::{EXPECT, HOST, MAX_FORWARDS, TRANSFER_ENCODING, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, MAX_FORWARDS, TRANSFER_ENCODING, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
+use super::headers::Nominated;
 use super::refusal::Refusal;
+
+/// What the way asks of a head that can be served.
+#[derive(Debug)]
+pub(super) struct Checked<'a> {
+    /// The first `Authorization`.
+    pub(super) authorization: Option<&'a HeaderValue>,
+    /// What `Connection` names.
+    pub(super) nominated: Nominated,
+}
 
 /// Refuses a head that another server might read differently, that asks for a tunnel, or that has been here before.
 ///
-/// `pseudonym` is this process's name in `Via`.
-pub(super) fn check(head: &Parts, pseudonym: &str) -> Result<(), Refusal> {
+/// `pseudonym` is this process's name in `Via`. Cost: one pass over the fields.
+pub(super) fn check<'a>(head: &'a Parts, pseudonym: &str) -> Result<Checked<'a>, Refusal> {
     // CONNECT asks for a tunnel; TRACE would send the token back (RFC 9110 §9.3.6, §9.3.8).
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Refusal::Method);
@@ -21,26 +31,87 @@ pub(super) fn check(head: &Parts, pseudonym: &str) -> Result<(), Refusal> {
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Refusal::MalformedRequest("the request target is not one for this method"));
     }
-    check_host(head)?;
-    check_framing(head)?;
-    if has_passed(&head.headers, pseudonym) {
+    let seen = Seen::of(&head.headers, pseudonym);
+    check_host(head, &seen)?;
+    if !seen.is_framed_well {
+        return Err(Refusal::TransferCoding);
+    }
+    if !seen.is_expectation_met {
+        return Err(Refusal::Expectation);
+    }
+    if head.version == Version::HTTP_2 {
+        check_h2(head)?;
+    }
+    if seen.has_been_here {
         return Err(Refusal::Loop);
     }
-    Ok(())
+    Ok(Checked { authorization: seen.authorization, nominated: seen.nominated })
+}
+
+/// What one pass over the fields has shown.
+struct Seen<'a> {
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
+    authorization: Option<&'a HeaderValue>,
+    nominated: Nominated,
+    /// At most one transfer coding, `chunked`: what hyper takes and another server might not (RFC 9112 §6.1).
+    is_framed_well: bool,
+    /// No expectation that nobody can meet (RFC 9110 §10.1.1).
+    is_expectation_met: bool,
+    has_been_here: bool,
+}
+
+// === impl Seen ===
+
+impl<'a> Seen<'a> {
+    fn of(headers: &'a HeaderMap, pseudonym: &str) -> Self {
+        let mut seen = Self {
+            host: None,
+            hosts: 0,
+            authorization: None,
+            nominated: Nominated::default(),
+            is_framed_well: true,
+            is_expectation_met: true,
+            has_been_here: false,
+        };
+        let mut codings = 0;
+        for (name, value) in headers {
+            match *name {
+                HOST => {
+                    seen.host.get_or_insert(value);
+                    seen.hosts += 1;
+                }
+                AUTHORIZATION => {
+                    seen.authorization.get_or_insert(value);
+                }
+                CONNECTION => seen.nominated.note(value),
+                TRANSFER_ENCODING => {
+                    codings += 1;
+                    seen.is_framed_well &= codings == 1 && is(value, b"chunked");
+                }
+                EXPECT => seen.is_expectation_met &= is(value, b"100-continue"),
+                VIA => seen.has_been_here |= value.to_str().is_ok_and(|text| text.contains(pseudonym)),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+fn is(value: &HeaderValue, word: &[u8]) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(word)
 }
 
 /// RFC 9112 §3.2: an HTTP/1.1 request has exactly one valid `Host`. RFC 9113 §8.3.1: it does not contradict
 /// `:authority`.
-fn check_host(head: &Parts) -> Result<(), Refusal> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+fn check_host(head: &Parts, seen: &Seen<'_>) -> Result<(), Refusal> {
+    if seen.hosts > 1 {
         return Err(Refusal::MalformedRequest("more than one Host"));
     }
-    if host.is_none() && head.version == Version::HTTP_11 {
+    if seen.hosts == 0 && head.version == Version::HTTP_11 {
         return Err(Refusal::MalformedRequest("no Host"));
     }
-    if host.is_some_and(|host| !is_authority(host.as_bytes())) {
+    if seen.host.is_some_and(|host| !is_authority(host.as_bytes())) {
         return Err(Refusal::MalformedRequest("not a valid Host"));
     }
     let Some(authority) = head.uri.authority() else { return Ok(()) };
@@ -50,7 +121,7 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     if !is_authority(authority.as_str().as_bytes()) {
         return Err(Refusal::MalformedRequest("not a valid authority in the request target"));
     }
-    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) {
+    if seen.host.is_some_and(|host| !is(host, authority.as_str().as_bytes())) {
         return Err(Refusal::MalformedRequest("Host and request target differ"));
     }
     if head.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
@@ -59,34 +130,19 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What hyper takes and another server might not (RFC 9112 §6.1), an expectation nobody can meet (RFC 9110 §10.1.1),
-/// and what HTTP/2 carries and HTTP/1 does not: a path that is none, spaces around a value (RFC 9113 §8.2.1).
-///
-/// Cost: two look-ups, and on HTTP/2 a look at each value's ends.
-fn check_framing(head: &Parts) -> Result<(), Refusal> {
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
-        (Some(_), _) => return Err(Refusal::TransferCoding),
+/// What HTTP/2 carries and HTTP/1 does not: a path that is none (RFC 9113 §8.3.1: neither empty nor a query alone), spaces
+/// around a value (§8.2.1).
+fn check_h2(head: &Parts) -> Result<(), Refusal> {
+    if !head.uri.path_and_query().is_some_and(|path| path.as_str().starts_with(['/', '*'])) {
+        return Err(Refusal::MalformedRequest("`:path` does not begin with a slash"));
     }
-    let is_usual = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if !head.headers.get_all(EXPECT).iter().all(is_usual) {
-        return Err(Refusal::Expectation);
-    }
-    if head.version == Version::HTTP_2 {
-        // RFC 9113 §8.3.1: `:path` is neither empty nor a query alone.
-        if !head.uri.path_and_query().is_some_and(|path| path.as_str().starts_with(['/', '*'])) {
-            return Err(Refusal::MalformedRequest("`:path` does not begin with a slash"));
-        }
-        let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
-        let is_padded = |value: &HeaderValue| {
-            let bytes = value.as_bytes();
-            is_space(bytes.first()) || is_space(bytes.last())
-        };
-        if head.headers.values().any(is_padded) {
-            return Err(Refusal::MalformedRequest("a field's value begins or ends with a space"));
-        }
+    let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+    let is_padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        is_space(bytes.first()) || is_space(bytes.last())
+    };
+    if head.headers.values().any(is_padded) {
+        return Err(Refusal::MalformedRequest("a field's value begins or ends with a space"));
     }
     Ok(())
 }
@@ -110,7 +166,7 @@ fn is_authority(text: &[u8]) -> bool {
         }
         None => text.split_at(text.iter().position(|byte| *byte == b':').unwrap_or(text.len())),
     };
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let is_plain = |byte: &u8| IN_HOSTS.get(usize::from(*byte)) == Some(&true);
     let is_port = match port.split_first() {
         None => true,
         Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
@@ -118,10 +174,19 @@ fn is_authority(text: &[u8]) -> bool {
     is_port && host.iter().all(is_plain) && (!host.is_empty() || text.is_empty())
 }
 
-fn has_passed(headers: &HeaderMap, pseudonym: &str) -> bool {
-    let names = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains(pseudonym));
-    headers.get_all(VIA).iter().any(names)
-}
+/// The bytes of names and IPv4 addresses: RFC 3986's unreserved. A table, since every request has a `Host`.
+const IN_HOSTS: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let is_in = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        if let Some((_, [place, ..])) = table.split_at_mut_checked(byte as usize) {
+            *place = is_in;
+        }
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +196,7 @@ mod tests {
         build: impl FnOnce(http::request::Builder) -> http::request::Builder,
     ) -> Result<(), &'static str> {
         let (head, ()) = build(http::Request::builder()).body(()).unwrap().into_parts();
-        check(&head, "weigate-00c0ffee").map_err(|refusal| refusal.line())
+        check(&head, "weigate-00c0ffee").map(drop).map_err(|refusal| refusal.line())
     }
 
     #[test]

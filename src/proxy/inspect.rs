@@ -31,10 +31,10 @@ pub(super) async fn errcode(
 
 fn may_carry_code(reply: &Response<UpstreamBody>) -> bool {
     reply.status() == StatusCode::OK
-        && !reply.headers().contains_key(CONTENT_ENCODING)
-        && is_json_or_text(reply.headers())
         // A longer body of known length is no error.
         && reply.body().size_hint().exact().is_none_or(is_short)
+        && !reply.headers().contains_key(CONTENT_ENCODING)
+        && is_json_or_text(reply.headers())
 }
 
 fn is_short(length: u64) -> bool {

@@ -84,8 +84,8 @@ const AMBIGUOUS: Answer = (
 pub(super) async fn token_call(
     call: TokenCall,
     snapshot: &Snapshot,
-    shown: Option<&Arc<Client>>,
-    target: &Target<'_>,
+    shown: Option<Arc<Client>>,
+    target: Target<'_>,
     head: &Parts,
     incoming: Option<Box<hyper::body::Incoming>>,
     id: RequestId,
@@ -100,7 +100,7 @@ pub(super) async fn token_call(
         None => bytes::Bytes::new(),
     };
     let asked = Asked::read(target.query.unwrap_or_default(), &body);
-    Ok(answer(call, snapshot, shown, target, &asked, id))
+    Ok(answer(call, snapshot, shown.as_ref(), &target, &asked, id))
 }
 
 fn answer(

@@ -33,11 +33,19 @@ pub(super) struct Target<'a> {
     pub(super) account_prefix: Option<&'a str>,
 }
 
-/// What this client gets.
+/// What this client gets: all that the rest of the way needs to know of target and caller.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct Route<'a> {
     pub(super) entry: Rc<RouteEntry>,
     pub(super) need: Need,
+    /// The path as it will be sent.
+    pub(super) path: &'a str,
+    /// The query as it came.
+    pub(super) query: Option<&'a str>,
+    /// What is taken out of the query before it is sent.
+    pub(super) drop: Drop,
+    /// How long a body that is not held may be.
+    pub(super) streamed_body_bytes_max: Option<u64>,
 }
 
 /// weigate's own paths: WeChat has none that start so.
@@ -78,47 +86,54 @@ impl<'a> Target<'a> {
 
 // === impl Route ===
 
-impl Route {
-    /// What is taken out of the query before it is sent.
-    pub(super) fn dropped(&self, target: &Target<'_>, caller: &Caller, clients: &Clients) -> Drop {
-        let (access_token, login) = match self.need {
-            Need::Token | Need::AppId => (true, false),
-            Need::Secret | Need::AppSecret | Need::TokenCall(_) => (true, true),
-            // The user's own token travels; a client's credential that came under this name does not.
-            Need::UserToken | Need::Untouched => {
-                let ours = |token: &str| clients.is_ours(token);
-                (caller.is_by_access_token || target.parameters.access_token.is_some_and(ours), false)
-            }
-        };
-        let appid = login || self.need == Need::AppId;
-        Drop { access_token, from_appid: true, appid, secret: login }
-    }
-
+impl<'a> Route<'a> {
     /// Chooses the account and checks that the client may do this.
     pub(super) fn choose(
         view: &View,
         counts: &WorkerCounts,
-        target: &Target<'_>,
+        target: &Target<'a>,
         caller: &Caller,
     ) -> Result<Self, Refusal> {
         let entry = entry(view, counts, target, caller)?;
-        let path = &target.judged.decoded;
-        let (need, guarded) = target.judged.on(entry.platform).map_err(Refusal::Path)?;
-        let carries_own = target.parameters.foreign_token.is_some();
-        if carries_own || need == Need::Untouched {
-            // Another credential than ours: only for clients whose `allow` names the path.
-            let allowed = caller.client.lists(path) && caller.client.may_call(path, guarded);
-            return if allowed {
-                Ok(Self { entry, need: Need::Untouched })
-            } else {
-                Err(Refusal::PathForbidden)
-            };
-        }
-        if !caller.client.may_call(path, guarded) {
-            return Err(Refusal::PathForbidden);
-        }
-        Ok(Self { entry, need })
+        let need = permitted(target, &caller.client, entry.platform)?;
+        Ok(Self {
+            entry,
+            need,
+            path: target.path,
+            query: target.query,
+            drop: dropped(need, target, caller, &view.snapshot.clients),
+            streamed_body_bytes_max: caller.client.streamed_body_bytes_max,
+        })
     }
+}
+
+/// What the path needs there, if the client may call it.
+fn permitted(target: &Target<'_>, client: &Client, platform: Platform) -> Result<Need, Refusal> {
+    let path = &target.judged.decoded;
+    let (need, guarded) = target.judged.on(platform).map_err(Refusal::Path)?;
+    let carries_own = target.parameters.foreign_token.is_some() || need == Need::Untouched;
+    // Another credential than ours: only for clients whose `allow` names the path.
+    if !client.may_call(path, guarded) || carries_own && !client.lists(path) {
+        return Err(Refusal::PathForbidden);
+    }
+    Ok(if carries_own { Need::Untouched } else { need })
+}
+
+fn dropped(need: Need, target: &Target<'_>, caller: &Caller, clients: &Clients) -> Drop {
+    if !target.parameters.has_droppable {
+        return Drop::default();
+    }
+    let (access_token, login) = match need {
+        Need::Token | Need::AppId => (true, false),
+        Need::Secret | Need::AppSecret | Need::TokenCall(_) => (true, true),
+        // The user's own token travels; a client's credential that came under this name does not.
+        Need::UserToken | Need::Untouched => {
+            let ours = |token: &str| clients.is_ours(token);
+            (caller.is_by_access_token || target.parameters.access_token.is_some_and(ours), false)
+        }
+    };
+    let appid = login || need == Need::AppId;
+    Drop { access_token, from_appid: true, appid, secret: login }
 }
 
 /// Client and account. Where the request itself names no account this is the same for all requests of a caller, and
