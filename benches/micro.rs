@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::BytesMut;
 use criterion::Criterion;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 use weigate::clients::{self, Clients, Signer};
 use weigate::config::{self, PlaceholderKey};
+use weigate::proxy::headers::{self, Nominated};
+use weigate::proxy::upstream::parse_head;
 use weigate::token::{
     Alone, Common, ConfiguredStore, Ledger, Life, SourceError, TokenSource, Turns, WallClock,
 };
@@ -75,6 +79,7 @@ fn operations(runtime: &tokio::runtime::Runtime) -> anyhow::Result<Vec<Operation
         }),
     ));
     all.extend(envelope_operations());
+    all.extend(head_operations());
     all.extend(client_operations()?);
     all.push(token_operation(runtime)?);
     Ok(all)
@@ -97,6 +102,44 @@ fn envelope_operations() -> [Operation; 3] {
         ("envelope_1kib_without_errcode", Box::new(look(good))),
         ("envelope_errcode_0", Box::new(look(ok))),
         ("envelope_errcode_42001", Box::new(look(dead))),
+    ]
+}
+
+/// What an application without an SDK sends, and what WeChat answers.
+fn head_operations() -> [Operation; 3] {
+    let sent: HeaderMap = [
+        (http::header::HOST, "api.weixin.qq.com"),
+        (http::header::USER_AGENT, "okhttp/4.12.0"),
+        (http::header::ACCEPT, "application/json, text/plain, */*"),
+        (http::header::AUTHORIZATION, "Bearer wgk_0000000000000000000000000000000000000000000"),
+        (http::header::CONTENT_TYPE, "application/json"),
+        (http::header::CONTENT_LENGTH, "120"),
+    ]
+    .map(|(name, value)| (name, HeaderValue::from_static(value)))
+    .into_iter()
+    .collect();
+    let reply = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Type: application/json; encoding=utf-8\r\nDate: Mon, 23 Nov 2026 08:00:00 GMT\r\nContent-Length: 1023\r\n\r\n";
+    let mut scrubbed: HeaderMap = [
+        (http::header::CONTENT_TYPE, "application/json; encoding=utf-8"),
+        (http::header::DATE, "Mon, 23 Nov 2026 08:00:00 GMT"),
+        (http::header::CONTENT_LENGTH, "1023"),
+    ]
+    .map(|(name, value)| (name, HeaderValue::from_static(value)))
+    .into_iter()
+    .collect();
+    let mut buffer = BytesMut::with_capacity(1024);
+    [
+        (
+            "request_headers_copied",
+            Box::new(move || {
+                buffer.clear();
+                let nominated = Nominated::by(black_box(&sent));
+                headers::copy_request(black_box(&sent), &nominated, &mut buffer);
+                black_box(&buffer);
+            }),
+        ),
+        ("reply_headers_scrubbed", Box::new(move || headers::scrub_reply(black_box(&mut scrubbed)))),
+        ("reply_head_parsed", Box::new(move || drop(black_box(parse_head(black_box(reply.as_slice())))))),
     ]
 }
 
