@@ -4,14 +4,14 @@
 //! accept/          a connection: a place (room.rs), its own task, a handshake under a time limit
 //!   vitals/        how it is doing; the worker's sweep ends what is slow or idle, without a timer for each
 //!   tcp.rs         the socket below, as below the upstream's connections
-//! handle.rs        a request: RequestId, deadline, in-flight guard               ┐ never fails:
+//! handle.rs        a request; exchange.rs holds its head, and notes about it      ┐ never fails:
 //!   carry                                                                        │ every path ends
 //!     1 head.rs          the head is one that can be served    | Refusal         │ in a response and
 //!     2 route.rs         path                     -> Target    | Refusal         │ one log event
 //!       local.rs         an SDK's own token call is answered here                │
-//!     3 authenticate.rs  target, head             -> Caller    | Refusal         │
-//!     4 clients/rate.rs  caller, now              -> permit    | Refusal         │
-//!     5 route.rs         target, caller           -> Route     | Refusal         │
+//!     3 authenticate.rs  target, head             -> Caller    | Refusal  ┐      │
+//!     4 clients/rate.rs  caller, now              -> permit    | Refusal  │route │
+//!     5 route.rs         target, caller           -> Route     | Refusal  ┘      │
 //!     6 body.rs          incoming body            -> RequestBody (Held, Streaming) | Refusal
 //!     7 token/           account, deadline        -> Token     | Refusal         │
 //!     8 forward.rs       head, body, token        -> Response  | Refusal         │
@@ -38,6 +38,7 @@ mod accept;
 mod authenticate;
 mod body;
 mod certificate;
+mod exchange;
 mod forward;
 mod handle;
 mod head;

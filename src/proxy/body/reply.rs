@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::proxy::handle::Exchange;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::upstream::{BodyError, UpstreamBody};
 
 /// What hyper sends to the client.
