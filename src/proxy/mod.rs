@@ -3,7 +3,7 @@
 //! ```text
 //! accept/          a connection: a place (room.rs), its own task, a handshake under a time limit
 //!   vitals/        how it is doing; the worker's sweep ends what is slow or idle, without a timer for each
-//!   tcp.rs         the socket below, as below the upstream's connections
+//!   tcp.rs         the socket below, as below the upstream's connections; outbox.rs: what they say, said together
 //! handle.rs        a request; exchange.rs holds its head, and notes about it      ┐ never fails:
 //!   carry                                                                        │ every path ends
 //!     1 head.rs          the head is one that can be served    | Refusal         │ in a response and
@@ -45,6 +45,7 @@ mod head;
 pub mod headers;
 mod inspect;
 mod local;
+mod outbox;
 mod refusal;
 mod respond;
 mod room;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::accept::{self, Listener};
+use super::outbox::Outbox;
 use super::room::Room;
 use super::snapshot::Snapshot;
 use super::upstream::{Stats, Upstreams};
@@ -81,6 +82,7 @@ pub struct Running {
 /// What requests of one worker share.
 pub(crate) struct Worker {
     pub(super) upstreams: Upstreams,
+    pub(super) outbox: Rc<Outbox>,
     pub(super) connections: Connections,
     pub(super) counts: Arc<WorkerCounts>,
     pub(super) room: Arc<Room>,
@@ -160,8 +162,10 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
     let mut snapshot = setup.snapshot;
     let mut phase = setup.phase;
     let mut last_phase = phase.clone();
+    let outbox = Rc::<Outbox>::default();
     let worker = Rc::new(Worker {
-        upstreams: Upstreams::new(&setup.upstream, &setup.upstream_tls),
+        upstreams: Upstreams::new(&setup.upstream, &setup.upstream_tls, &outbox),
+        outbox: Rc::clone(&outbox),
         connections: Connections::default(),
         counts: setup.counts,
         room: setup.room,
@@ -181,6 +185,10 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         .map(|listener| tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener)))
         .collect();
     let housekeeping = tokio::task::spawn_local(keep_house(Rc::clone(&worker), snapshot));
+    let sending = tokio::task::spawn_local({
+        let outbox = Rc::clone(&outbox);
+        async move { outbox.run().await }
+    });
 
     // An error means that whoever could say more is gone, which is a stop too. What comes back is a lock on the phase:
     // kept, it would hold up the next one for as long as this worker drains.
@@ -192,8 +200,11 @@ async fn run(setup: Setup, started: std::sync::mpsc::SyncSender<Arc<Stats>>) -> 
         () = cut => {}
     }
     housekeeping.abort();
+    sending.abort();
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     worker.connections.end_all(Ending::Cut);
+    // Whatever else is said at the end of this turn.
+    outbox.send();
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::frames::Frames;
+use crate::proxy::outbox::Outbox;
 use crate::proxy::tcp::Tcp;
 use crate::proxy::vitals::Vitals;
 
@@ -58,13 +59,13 @@ pub(crate) struct ClientIo {
 
 impl Listener {
     /// Waits for a connection.
-    pub(crate) async fn accept(&self) -> io::Result<Plain> {
+    pub(crate) async fn accept(&self, outbox: &Rc<Outbox>) -> io::Result<Plain> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // A client that is gone already is found out soon enough.
                 let _set = stream.set_nodelay(true);
-                Ok(Plain::Tcp(Tcp(stream)))
+                Ok(Plain::Tcp(Tcp::new(stream, Some(Rc::clone(outbox)))))
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Plain::Unix(stream)),
         }
@@ -85,13 +86,14 @@ impl Listener {
 
 impl Last {
     /// The next connection that has arrived; the listener is to be dropped as soon as there is none.
-    pub(super) fn accept(&mut self) -> Option<Plain> {
+    pub(super) fn accept(&mut self, outbox: &Rc<Outbox>) -> Option<Plain> {
         loop {
             let accepted = match self {
                 Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(true)?;
                     let _set = stream.set_nodelay(true);
-                    TcpStream::from_std(stream).map(Tcp).map(Plain::Tcp)
+                    let stream = TcpStream::from_std(stream)?;
+                    Ok(Plain::Tcp(Tcp::new(stream, Some(Rc::clone(outbox)))))
                 }),
                 Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
                     stream.set_nonblocking(true)?;
@@ -274,7 +276,7 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = match &mut this.stream {
-            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Plain(plain) => Pin::new(plain).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
         if flushed.is_pending() {
@@ -306,7 +308,7 @@ impl AsyncWrite for ClientIo {
 impl Plain {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Tcp(stream) => stream.with(|stream| stream.poll_read_ready(cx)),
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
@@ -344,8 +346,11 @@ impl AsyncWrite for Plain {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -47,7 +47,7 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener) {
         let accepted = tokio::select! {
             biased;
             () = closes.as_mut() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(&worker.outbox) => accepted,
         };
         match accepted {
             Ok(stream) => {
@@ -70,7 +70,7 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener) {
     }
     // The runtime's own accept knows only what it has been told; this asks the kernel.
     let Ok(mut last) = listener.into_last() else { return };
-    while let Some(stream) = last.accept() {
+    while let Some(stream) = last.accept(&worker.outbox) {
         let Some(place) = worker.room.take().await else { return };
         spawn(&worker, stream, place);
     }

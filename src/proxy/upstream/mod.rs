@@ -76,6 +76,7 @@ pub use head::{Framing, ReplyHead, parse_head};
 pub use stats::{Counter, Stats};
 pub use tls::{TlsConfigError, tls_config};
 
+use super::outbox::Outbox;
 use crate::config;
 use crate::types::Platform;
 use buffers::Buffers;
@@ -145,11 +146,16 @@ pub enum Payload<'a> {
 // === impl Upstreams ===
 
 impl Upstreams {
-    /// No connection is made yet. `tls` is what [`tls_config`] gives.
-    pub fn new(settings: &config::Upstream, tls: &Arc<rustls::ClientConfig>) -> Self {
+    /// No connection is made yet. `tls` is what [`tls_config`] gives; requests leave through `outbox`.
+    pub(super) fn new(
+        settings: &config::Upstream,
+        tls: &Arc<rustls::ClientConfig>,
+        outbox: &Rc<Outbox>,
+    ) -> Self {
         let stats = Arc::<Stats>::default();
         let pool = |hosts: &[config::UpstreamHost]| {
-            Upstream::to(hosts, settings, Arc::clone(tls), dial::system_resolver(), Arc::clone(&stats))
+            let (tls, outbox) = (Arc::clone(tls), Some(Rc::clone(outbox)));
+            Upstream::to(hosts, settings, tls, dial::system_resolver(), Arc::clone(&stats), outbox)
         };
         Self { weixin: pool(&settings.hosts), wecom: pool(&settings.wecom_hosts) }
     }
@@ -186,7 +192,7 @@ impl Upstream {
         tls: Arc<rustls::ClientConfig>,
         resolve: dial::Resolve,
     ) -> Self {
-        Self::to(&settings.hosts, settings, tls, resolve, Arc::default())
+        Self::to(&settings.hosts, settings, tls, resolve, Arc::default(), None)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "handles, shared by all hosts")]
@@ -196,6 +202,7 @@ impl Upstream {
         tls: Arc<rustls::ClientConfig>,
         resolve: dial::Resolve,
         stats: Arc<Stats>,
+        outbox: Option<Rc<Outbox>>,
     ) -> Self {
         let tls = if settings.http2 { Arc::new(tls::offering_http2(&tls)) } else { tls };
         let hosts = hosts.iter().map(|host| {
@@ -206,7 +213,8 @@ impl Upstream {
                 connect: settings.connect,
                 http2: settings.http2 && host.tls,
             };
-            let dialler = Dialler::new(host.clone(), Arc::clone(&tls), settings.connect, Rc::clone(&resolve));
+            let (tls, resolve) = (Arc::clone(&tls), Rc::clone(&resolve));
+            let dialler = Dialler::new(host.clone(), tls, settings.connect, resolve, outbox.clone());
             Host::new(host.authority(), dialler, bounds, Arc::clone(&stats))
         });
         Self { inner: Rc::new(Inner { hosts: hosts.collect(), buffers: Buffers::default(), stats }) }

@@ -48,10 +48,10 @@ impl Socket {
         }
     }
 
-    /// Sends what TLS still holds; nothing to do for plain TCP.
+    /// Sends what TLS still holds, and what the outbox could not.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -59,7 +59,7 @@ impl Socket {
     /// Waits until there is something to read (or the end), so that no buffer need be held meanwhile.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(cx),
+            Self::Plain(tcp) => tcp.with(|tcp| tcp.poll_read_ready(cx)),
             Self::Tls(tls) => {
                 let _plaintext = ready!(Pin::new(tls).poll_fill_buf(cx))?;
                 Poll::Ready(Ok(()))
@@ -89,7 +89,7 @@ impl Socket {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
         };
-        tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready()
+        tcp.with(|tcp| tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 
     /// Asks the kernel itself, not tokio: what tokio knows of readiness is as old as the last turn of the reactor,
@@ -128,7 +128,7 @@ fn probe_tls(tls: &mut TlsStream<Tcp>) -> Probe {
 /// Feeds waiting records to rustls. Whole ones only: the rest of a part of one might be a reply nobody asked for.
 fn read_records(tcp: &Tcp, session: &mut rustls::ClientConnection) -> Probe {
     let mut records = [0_u8; PROBE_BYTES];
-    let length = match (&*SockRef::from(&**tcp)).read(&mut records) {
+    let length = match tcp.with(|tcp| (&*SockRef::from(tcp)).read(&mut records)) {
         Ok(0) | Err(_) => return Probe::Closed,
         Ok(length) => length,
     };
@@ -169,7 +169,7 @@ enum Peeked {
 }
 
 fn peek(tcp: &Tcp, room: &mut [MaybeUninit<u8>]) -> Peeked {
-    match SockRef::from(&**tcp).peek(room) {
+    match tcp.with(|tcp| SockRef::from(tcp).peek(room)) {
         Ok(0) => Peeked::End,
         Ok(_) => Peeked::Bytes,
         Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,

@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::ConnectError;
 use super::socket::Socket;
 use crate::config::UpstreamHost;
+use crate::proxy::outbox::Outbox;
 use crate::proxy::tcp::Tcp;
 
 /// Connects to one host.
@@ -38,6 +39,7 @@ pub(super) struct Dialler {
     /// For one address, TCP and TLS together.
     connect: Duration,
     resolve: Resolve,
+    outbox: Option<Rc<Outbox>>,
     answer: RefCell<Rc<[SocketAddr]>>,
     answer_stale_at: Cell<Option<Instant>>,
     /// One dialler at a time asks the resolver.
@@ -65,12 +67,14 @@ impl Dialler {
         tls: Arc<rustls::ClientConfig>,
         connect: Duration,
         resolve: Resolve,
+        outbox: Option<Rc<Outbox>>,
     ) -> Self {
         Self {
             host,
             tls: TlsConnector::from(tls),
             connect,
             resolve,
+            outbox,
             answer: RefCell::new(Rc::new([])),
             answer_stale_at: Cell::new(None),
             asking: Semaphore::new(1),
@@ -83,7 +87,7 @@ impl Dialler {
         let mut addresses = in_turn(&self.addresses().await?, self.best.get());
         loop {
             let (tcp, address, until) = connect_first(&mut addresses, self.connect).await?;
-            match self.secure(tcp, until).await {
+            match self.secure(Tcp::new(tcp, self.outbox.clone()), until).await {
                 Ok(socket) => {
                     self.best.set(Some(address));
                     return Ok(socket);
@@ -200,7 +204,7 @@ fn in_turn(addresses: &[SocketAddr], best: Option<SocketAddr>) -> Vec<SocketAddr
 async fn connect_first(
     addresses: &mut Vec<SocketAddr>,
     connect: Duration,
-) -> Result<(Tcp, SocketAddr, Instant), ConnectError> {
+) -> Result<(TcpStream, SocketAddr, Instant), ConnectError> {
     let mut waiting = addresses.clone().into_iter();
     let mut tries = FuturesUnordered::new();
     let mut last = ConnectError::Dns;
@@ -226,7 +230,7 @@ async fn connect_first(
 async fn connect_one(
     address: SocketAddr,
     until: Instant,
-) -> (SocketAddr, Instant, Result<Tcp, ConnectError>) {
+) -> (SocketAddr, Instant, Result<TcpStream, ConnectError>) {
     let outcome = match timeout_at(until, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => prepare(tcp).map_err(|_| ConnectError::Other),
         Ok(Err(fault)) => Err(tcp_fault(&fault)),
@@ -237,13 +241,13 @@ async fn connect_one(
 
 /// No Nagle, since every message is one write; and two ways to notice a peer that is gone without a word:
 /// keep-alive probes while idle, a bound on unacknowledged bytes while sending.
-fn prepare(tcp: TcpStream) -> io::Result<Tcp> {
+fn prepare(tcp: TcpStream) -> io::Result<TcpStream> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(&tcp);
     socket
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_EVERY))?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(Tcp(tcp))
+    Ok(tcp)
 }
 
 fn tcp_fault(fault: &io::Error) -> ConnectError {

@@ -22,7 +22,7 @@ fn dialler(answer: impl Fn(usize) -> Answer + 'static) -> (Dialler, Rc<Cell<usiz
     });
     let host = UpstreamHost { tls: false, host: "upstream.test".to_owned(), port: 80 };
     let tls = Arc::new(crate::proxy::upstream::tls_config(None).unwrap());
-    (Dialler::new(host, tls, Duration::from_secs(5), resolve), asked)
+    (Dialler::new(host, tls, Duration::from_secs(5), resolve, None), asked)
 }
 
 fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
