@@ -5,8 +5,8 @@
 //! A busy worker finds many sockets ready at once. Where each request's bytes leave at once, the kernel's code for sending
 //! and ours push each other out of the processor's caches with every request, and whoever the bytes are for is woken, finds
 //! one message and sleeps again. So what is small waits until the tasks that are ready now have run, and leaves with the
-//! rest. *Measured* beside sending at once: 3 to 4 % less CPU a request at 64 connections, 5 to 6 % at 256. A request that is
-//! alone pays for a turn of the scheduler, some 50 ns.
+//! rest. *Measured* beside sending at once: 3 to 8 % less CPU a request at 64 connections, 5 to 15 % at 256, the more, the busier
+//! the machine is with other things. A request that is alone pays for a turn of the scheduler, some 50 ns.
 //!
 //! # What waits
 //!
