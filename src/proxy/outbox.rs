@@ -198,6 +198,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_is_never_printed_since_it_may_hold_a_token() {
+        let outbox = Rc::<Outbox>::default();
+        let (mut ours, _theirs) = connected(&outbox).await;
+        ours.write_all(b"access_token=SECRET").await.unwrap();
+        let printed = format!("{ours:?} {outbox:?}");
+        let as_numbers = format!("{:?}", b"SECRET");
+        assert!(!printed.contains("SECRET") && !printed.contains(as_numbers.trim_matches(['[', ']'])));
+        assert!(printed.contains("held_bytes: 19"), "{printed}");
+    }
+
+    #[tokio::test]
     async fn no_more_than_so_many_sockets_wait() {
         let outbox = Rc::<Outbox>::default();
         let mut all = Vec::new();
