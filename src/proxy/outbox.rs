@@ -22,7 +22,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::tcp::Shared;
 
-/// So many sockets wait at most; one more, and all send.
+/// With the last of so many, all send at once.
 const TURN_MAX: usize = 32;
 
 /// A spare buffer that has grown beyond this is freed. (It never should: what is held is bounded.)

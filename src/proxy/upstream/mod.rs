@@ -31,7 +31,8 @@
 //!
 //! It adds no field and takes none out but `Transfer-Encoding` and a `Connection` that is about the connection alone: what
 //! goes up is what [`Head`] says, and other hop-by-hop fields in a reply are the caller's to remove. HTTP/1.1 spawns nothing: all work is done by whoever polls
-//! [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`]. An HTTP/2 connection has a local task, so a
+//! [`Upstream::send`], the [`UpstreamBody`] or [`Upstream::maintain`]; a worker's outbox, where there is one, sends what is
+//! small at the end of the turn. An HTTP/2 connection has a local task, so a
 //! client that may speak it needs a `LocalRuntime` or a `LocalSet` around it.
 //!
 //! # Why a client of our own
