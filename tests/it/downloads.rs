@@ -1,5 +1,6 @@
 //! Replies of any size: byte for byte, at the client's pace, in constant memory.
 
+use tokio::net::UnixStream;
 use weigate::sandbox::{Fault, FaultDoes};
 
 use crate::bare::{Raw, get_head};
@@ -104,4 +105,34 @@ async fn a_slow_reader_slows_wechat_down_and_nobody_else() {
     let most = weigate.memory_kib().0;
     note(&format!("memory: {before} KiB before a slow reader of 128 MiB, {most} KiB at the most"));
     assert!(most - before < MORE_KIB_MAX, "{before} to {most} KiB");
+}
+
+/// The kernel takes some 200 KB for a unix socket, and hyper as much again and more: what hyper holds when the reply has
+/// come to its end must reach the client however long that takes, though the connection is idle by all other signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_reply_waits_for_a_client_that_takes_its_time() {
+    let wechat = wechat().await;
+    let setup = Setup::new();
+    let socket = setup.dir.path().join("weigate.sock");
+    let listen = format!("[\"127.0.0.1:0\", \"unix:{}\"]", socket.display());
+    let proxy = setup.listen(&listen).start(&wechat).await;
+    let mut slow = Vec::new();
+    for length in [256 * 1024_u64, 320 * 1024, 384 * 1024, 448 * 1024, 512 * 1024] {
+        wechat.control().set_media(&length.to_string(), length, "image/jpeg");
+        let mut client = Raw::over(UnixStream::connect(&socket).await.unwrap());
+        client.send(get_head(&format!("/cgi-bin/media/get?media_id={length}"))).await;
+        slow.push((length, client));
+    }
+    let mut quick = Raw::connect(proxy.address).await;
+    quick.send(get_head("/cgi-bin/menu/get")).await;
+    assert_eq!(quick.reply().await.status, 200);
+    // It rests, so those that were idle before it would have.
+    while proxy.metric("weigate_connections_rested_total").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    for (length, mut client) in slow {
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.body.len() as u64), (200, length));
+        check_pattern(&reply.body, 0);
+    }
 }

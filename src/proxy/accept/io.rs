@@ -279,8 +279,9 @@ impl AsyncWrite for ClientIo {
             Stream::Plain(plain) => Pin::new(plain).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        if flushed.is_pending() {
-            this.vitals.write_stalls();
+        match &flushed {
+            Poll::Pending => this.vitals.write_stalls(),
+            Poll::Ready(_) => this.vitals.writes(0),
         }
         flushed
     }

@@ -228,7 +228,7 @@ impl Vitals {
         self.writing.stalls();
     }
 
-    /// The socket took some bytes.
+    /// The socket took some bytes; 0: all there were.
     pub(in crate::proxy) fn writes(&self, bytes: usize) {
         self.writing.goes_on(bytes);
     }
@@ -298,14 +298,20 @@ impl Vitals {
         self.since.set(now);
     }
 
+    /// Nothing is being asked, and the client has taken what it was answered. (The end of a reply may be in hyper's
+    /// buffer for as long as the client does not read.)
+    fn is_idle(&self) -> bool {
+        self.state.get() == State::Idle && !self.writing.is_full()
+    }
+
     /// Whether the connection has been idle for long enough to be kept without its buffers.
     pub(super) fn may_rest(&self) -> bool {
-        self.may_rest.get() && self.state.get() == State::Idle
+        self.may_rest.get() && self.is_idle()
     }
 
     /// Wakes the connection's task to give up its buffers, if it has been idle for long enough.
     fn rest(&self, now: Instant) {
-        let has_idled = self.state.get() == State::Idle
+        let has_idled = self.is_idle()
             && !self.is_multiplexed.get()
             && now.saturating_duration_since(self.since.get()) >= REST_AFTER;
         if has_idled && !self.may_rest.replace(true) {
@@ -339,7 +345,7 @@ impl Vitals {
     fn ignores_ending_for(&self, now: Instant) -> Duration {
         let told_for = self.told_at.get().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let idle_for = now.saturating_duration_since(self.since.get());
-        if self.state.get() == State::Idle { told_for.min(idle_for) } else { Duration::ZERO }
+        if self.is_idle() { told_for.min(idle_for) } else { Duration::ZERO }
     }
 
     /// Whether others may have its place: it waits for a client that has nothing to say, or no more.
@@ -347,7 +353,7 @@ impl Vitals {
         let is_old = now.saturating_duration_since(self.since.get()) >= ROOM_AFTER;
         self.ending.get() != Ending::Cut
             && match self.state.get() {
-                State::Idle => is_old || self.requests.get() > 0,
+                State::Idle => self.is_idle() && (is_old || self.requests.get() > 0),
                 State::Handshake | State::Closing => is_old,
                 State::Head | State::Busy => false,
             }

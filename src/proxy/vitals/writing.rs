@@ -31,6 +31,11 @@ impl Writing {
         }
     }
 
+    /// Whether the client has not taken what there was to write when it was last tried.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.get()
+    }
+
     /// The socket took some bytes.
     pub(super) fn goes_on(&self, bytes: usize) {
         self.is_full.set(false);
