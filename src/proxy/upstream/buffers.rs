@@ -23,6 +23,13 @@ pub(super) struct Buffer {
     home: Buffers,
 }
 
+/// Room for TLS to work in, one record after another: for all connections of a worker to one host.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) incoming: RefCell<Vec<u8>>,
+    pub(super) outgoing: RefCell<Vec<u8>>,
+}
+
 // === impl Buffers ===
 
 impl Buffers {

@@ -9,7 +9,8 @@
 //!   dial/       names, addresses, TCP, TLS                    tls.rs     which certificates are good
 //!   exchange.rs the request out, the head of the reply in     stall.rs   nothing moves: give up
 //!   body.rs     the body of the reply                         buffers.rs read and write buffers, lent
-//!   socket.rs   TCP or TLS; is it still good                  stats.rs   counters
+//!   socket.rs   TCP or TLS; is it still good                  tls_stream.rs  TLS
+//!   stats.rs    counters
 //!   head/       bytes to a checked head                       chunk/     the chunked coding  (pure, for fuzzing)
 //! ```
 //!
@@ -58,6 +59,7 @@ mod socket;
 mod stall;
 mod stats;
 mod tls;
+mod tls_stream;
 
 use std::fmt;
 use std::pin::Pin;

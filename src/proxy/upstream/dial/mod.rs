@@ -24,10 +24,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use super::ConnectError;
+use super::buffers::Scratch;
 use super::socket::Socket;
+use super::tls_stream::TlsStream;
 use crate::config::UpstreamHost;
 use crate::proxy::outbox::Outbox;
 use crate::proxy::tcp::Tcp;
@@ -35,7 +36,8 @@ use crate::proxy::tcp::Tcp;
 /// Connects to one host.
 pub(super) struct Dialler {
     host: UpstreamHost,
-    tls: TlsConnector,
+    tls: Arc<rustls::ClientConfig>,
+    scratch: Rc<Scratch>,
     /// For one address, TCP and TLS together.
     connect: Duration,
     resolve: Resolve,
@@ -71,7 +73,8 @@ impl Dialler {
     ) -> Self {
         Self {
             host,
-            tls: TlsConnector::from(tls),
+            tls,
+            scratch: Rc::default(),
             connect,
             resolve,
             outbox,
@@ -103,7 +106,8 @@ impl Dialler {
             return Ok(Socket::Plain(tcp));
         }
         let name = ServerName::try_from(self.host.host.clone()).map_err(|_| ConnectError::Dns)?;
-        match timeout_at(until, self.tls.connect(name, tcp)).await {
+        let (tls, scratch) = (Arc::clone(&self.tls), Rc::clone(&self.scratch));
+        match timeout_at(until, TlsStream::connect(tls, name, tcp, scratch)).await {
             Ok(Ok(tls)) => Ok(Socket::Tls(Box::new(tls))),
             Ok(Err(fault)) => Err(tls_fault(&fault)),
             Err(_) => Err(ConnectError::Timeout),

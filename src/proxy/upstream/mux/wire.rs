@@ -6,15 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::client::TlsStream;
 
 use super::greeting::Signs;
-use crate::proxy::tcp::Tcp;
 use crate::proxy::upstream::socket::Socket;
+use crate::proxy::upstream::tls_stream::TlsStream;
 
 /// A TLS connection that notes when bytes came.
 pub(super) struct Wire {
-    tls: Box<TlsStream<Tcp>>,
+    tls: Box<TlsStream>,
     signs: Rc<Signs>,
 }
 
@@ -36,9 +35,8 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.tls).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
+        let room = buffer.remaining();
+        if ready!(self.tls.poll_read_into(cx, buffer, room))? > 0 {
             self.signs.bytes_came();
         }
         Poll::Ready(Ok(()))
@@ -49,14 +47,14 @@ impl AsyncRead for Wire {
 /// record for each from 256 bytes on.
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, bytes)
+        self.tls.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
+        self.tls.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+        self.tls.poll_shutdown(cx)
     }
 }

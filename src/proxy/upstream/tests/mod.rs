@@ -10,6 +10,7 @@ mod replies;
 mod requests;
 mod reuse;
 mod tls;
+mod tls_stream;
 
 use std::net::SocketAddr;
 

@@ -176,7 +176,7 @@ async fn session_tickets_do_not_spoil_an_idle_connection_and_other_bytes_do() {
 
 async fn readable(socket: &Socket) {
     let Socket::Tls(tls) = socket else { panic!("a TLS connection") };
-    let tcp = tls.get_ref().0;
+    let tcp = tls.tcp();
     std::future::poll_fn(|cx| tcp.with(|tcp| tcp.poll_read_ready(cx))).await.unwrap();
 }
 
