@@ -29,7 +29,7 @@ use super::authenticate::Remembered;
 use super::body::ReplyBody;
 use super::certificate::Shown;
 use super::handle::{Connection, handle};
-use super::vitals::{Ending, StreamVitals, Vitals};
+use super::vitals::{Ending, Idler, StreamVitals, Vitals};
 use super::worker::Worker;
 
 /// A worker that cannot accept (out of file descriptors, mostly) tries again after this.
@@ -214,7 +214,7 @@ fn serve_h1(
             // In a box of its own, which goes when the connection rests.
             let service = service(worker, vitals, shown);
             let mut connection = Box::new(http1_settings(worker).serve_connection(TokioIo::new(io), service));
-            let is_resting = serve_until_rest(&mut connection, vitals).await;
+            let is_resting = serve_until_rest(&mut connection, vitals, worker.connections.idler()).await;
             if !is_resting {
                 return;
             }
@@ -237,6 +237,7 @@ fn serve_h1(
 fn serve_until_rest<S>(
     connection: &mut http1::Connection<TokioIo<ClientIo>, S>,
     vitals: &Vitals,
+    mut idler: Idler<'_>,
 ) -> impl Future<Output = bool>
 where
     S: hyper::service::HttpService<Incoming, ResBody = ReplyBody, Error = Infallible>,
@@ -248,7 +249,12 @@ where
             Pin::new(&mut *connection).graceful_shutdown();
         }
         let has_ended = Pin::new(&mut *connection).poll(cx).is_ready();
-        if has_ended || vitals.may_rest() { Poll::Ready(!has_ended) } else { Poll::Pending }
+        let is_one_too_many = idler.is_idle(!has_ended && vitals.is_idle());
+        if has_ended || is_one_too_many || vitals.may_rest() {
+            Poll::Ready(!has_ended)
+        } else {
+            Poll::Pending
+        }
     })
 }
 

@@ -18,11 +18,24 @@ const POLITE_AT_STOP_MAX: Duration = Duration::from_secs(1);
 /// When connections run out, this part of those that are idle makes room, the longest idle first.
 const ROOM_PART: usize = 16;
 
+/// So many connections keep their buffers while they are idle; one that becomes idle beyond them gives its up at once.
+/// A crowd that was answered within a second would else keep 8 KiB each until it is over.
+const IDLERS_MAX: usize = 512;
+
 /// All connections of one worker.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Connections {
     open: RefCell<HashMap<u64, Rc<Vitals>>>,
     next: Cell<u64>,
+    /// Those that are idle and have not given up their buffers.
+    idlers: Cell<usize>,
+}
+
+/// A connection that may be idle.
+#[derive(Debug)]
+pub(in crate::proxy) struct Idler<'a> {
+    idlers: &'a Cell<usize>,
+    is_idle: bool,
 }
 
 /// A connection that counts as open until this is dropped.
@@ -43,6 +56,11 @@ impl Connections {
         let vitals = Rc::new(Vitals::new());
         self.open.borrow_mut().insert(number, Rc::clone(&vitals));
         Open { connections: self, number, vitals }
+    }
+
+    /// One that is not idle yet.
+    pub(in crate::proxy) fn idler(&self) -> Idler<'_> {
+        Idler { idlers: &self.idlers, is_idle: false }
     }
 
     /// How many are open.
@@ -90,10 +108,52 @@ impl Connections {
     }
 }
 
+// === impl Idler ===
+
+impl Idler<'_> {
+    /// Notes whether it is idle; says whether more are than should be.
+    pub(in crate::proxy) fn is_idle(&mut self, is_idle: bool) -> bool {
+        if std::mem::replace(&mut self.is_idle, is_idle) != is_idle {
+            let others = self.idlers.get();
+            self.idlers.set(if is_idle { others + 1 } else { others.saturating_sub(1) });
+        }
+        is_idle && self.idlers.get() > IDLERS_MAX
+    }
+}
+
+impl Drop for Idler<'_> {
+    fn drop(&mut self) {
+        self.is_idle(false);
+    }
+}
+
 // === impl Open ===
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.connections.open.borrow_mut().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_becomes_idle_beyond_so_many_is_one_too_many() {
+        let connections = Connections::default();
+        let mut idlers: Vec<_> = (0..IDLERS_MAX).map(|_| connections.idler()).collect();
+        assert!(idlers.iter_mut().all(|idler| !idler.is_idle(true)));
+        let mut last = connections.idler();
+        assert!(!last.is_idle(false));
+        assert!(last.is_idle(true));
+        // Said twice, it counts once.
+        assert!(last.is_idle(true));
+        idlers.pop();
+        assert!(!last.is_idle(true), "another one has gone");
+        let mut other = connections.idler();
+        assert!(other.is_idle(true));
+        idlers[0].is_idle(false);
+        assert!(!other.is_idle(true), "another one is asked for something");
     }
 }

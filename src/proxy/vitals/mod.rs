@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 
-pub(super) use connections::Connections;
+pub(super) use connections::{Connections, Idler};
 pub(super) use stream::StreamVitals;
 use writing::Writing;
 
@@ -300,7 +300,7 @@ impl Vitals {
 
     /// Nothing is being asked, and the client has taken what it was answered. (The end of a reply may be in hyper's
     /// buffer for as long as the client does not read.)
-    fn is_idle(&self) -> bool {
+    pub(in crate::proxy) fn is_idle(&self) -> bool {
         self.state.get() == State::Idle && !self.writing.is_full()
     }
 
