@@ -16,8 +16,6 @@ COPY --from=build --chown=65532:65532 /state /state
 USER 65532:65532
 # Held bodies go to unlinked files here, so the root file system may be read-only.
 ENV TMPDIR=/state
-# Memory goes back to the system as soon as it is free.
-ENV MIMALLOC_PURGE_DELAY=0
 ENV WEIGATE_CONFIG=/etc/weigate/proxy.toml
 VOLUME /state
 EXPOSE 8080

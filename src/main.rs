@@ -4,9 +4,10 @@
 
 mod commands;
 
-/// Keeps less memory than glibc's allocator for the same crowd; how much less is a matter of [`commands::memory`].
+/// Keeps less memory than glibc's allocator for the same crowd, and touches none that nobody has written to; when it gives
+/// memory back is a matter of [`commands::memory`].
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use std::process::ExitCode;
 

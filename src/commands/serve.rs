@@ -36,7 +36,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    memory::give_back_at_once();
+    memory::keep_little();
     harden();
     if options.sandbox {
         return Ok(runtime()?.block_on(serve_sandbox(options))?);
@@ -72,6 +72,7 @@ fn announce(loaded: &Loaded) {
 }
 
 async fn serve(config: Config, mut watch: Watch, start: Start, passed: Passed) -> anyhow::Result<()> {
+    tokio::spawn(memory::give_back_now_and_then());
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = app::bind_with(&config, start, passed)?;

@@ -177,9 +177,7 @@ async fn check_kill(client: &reqwest::Client, before: Before, step: &Step) -> bo
         to_fetch += u64::from(!is_new);
     }
 
-    let mut again = Binary::spawn(&scene.config, Arc::clone(&scene.dir), |command| {
-        command.env("MIMALLOC_PURGE_DELAY", "0");
-    });
+    let mut again = Binary::spawn(&scene.config, Arc::clone(&scene.dir), |_| {});
     // A request waits for its account's token; there is no need to ask whether weigate is ready.
     for (account, _) in ACCOUNTS {
         let url = again.url(&format!("/@{account}/cgi-bin/user/info?openid=o6"));

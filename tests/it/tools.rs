@@ -44,7 +44,7 @@ pub(crate) fn trap(command: &mut Command, trap: &Trap) {
     traced.arg("--").arg(command.get_program()).args(command.get_args());
     let version = Command::new("strace").arg("-V").output();
     assert!(version.is_ok_and(|version| version.status.success()), "no strace: run tests/setup");
-    *command = settled(traced);
+    *command = traced;
 }
 
 /// Ends the tracer, and with it what it does to the process, which goes on.
@@ -88,7 +88,6 @@ impl FalseClock {
             .env("FAKETIME_NO_CACHE", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("NO_FAKE_STAT", "1");
-        command.env("MIMALLOC_PURGE_DELAY", "0");
     }
 }
 
@@ -108,10 +107,4 @@ fn library() -> PathBuf {
         file.exists().then_some(file)
     });
     found.unwrap_or_else(|| panic!("no libfaketime: run tests/setup"))
-}
-
-/// weigate starts itself once more when this is not set; nothing here wants to trace that.
-fn settled(mut command: Command) -> Command {
-    command.env("MIMALLOC_PURGE_DELAY", "0");
-    command
 }

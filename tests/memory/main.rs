@@ -13,13 +13,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tikv_jemallocator::Jemalloc;
 use weigate::app::{self, App};
 use weigate::config;
 use weigate::token::store::{Stored, encode_token};
 use weigate::types::{AccessToken, AccountName, AppId, UnixSeconds};
 
 #[global_allocator]
-static ALLOCATOR: cap::Cap<mimalloc::MiMalloc> = cap::Cap::new(mimalloc::MiMalloc, usize::MAX);
+static ALLOCATOR: cap::Cap<Jemalloc> = cap::Cap::new(Jemalloc, usize::MAX);
 
 /// One test at a time: what another one allocates would be counted too.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -283,6 +284,6 @@ fn a_hundred_thousand_accounts_at_rest_have_less_than_a_kilobyte_resident_each()
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", this, "--nocapture"]).env(CHILDS_DIR, dir.path());
     // As `weigate serve` sets it for itself.
-    let status = child.env("MIMALLOC_PURGE_DELAY", "0").status().unwrap();
+    let status = child.env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0").status().unwrap();
     assert!(status.success(), "{status}");
 }
