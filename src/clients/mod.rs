@@ -35,7 +35,8 @@ pub struct Client {
     credential: Credential,
     accounts: Accounts,
     allow: Option<Vec<config::PathPattern>>,
-    rate: Rate,
+    /// `None`: no limit.
+    rate: Option<Box<Rate>>,
 }
 
 /// What a client's placeholders are bound to.
@@ -159,7 +160,7 @@ impl Client {
             credential: Credential::of(client),
             accounts: Accounts::of(&client.accounts),
             allow: client.allow.clone(),
-            rate: Rate::new(client.requests_per_s, client.requests_at_once_max),
+            rate: Rate::of(client.requests_per_s, client.requests_at_once_max),
         }
     }
 
@@ -173,7 +174,7 @@ impl Client {
             credential: Credential::Key([0; 32]),
             accounts: Accounts::All,
             allow: None,
-            rate: Rate::new(None, None),
+            rate: None,
         }
     }
 
@@ -221,11 +222,7 @@ impl Client {
 
     /// Lets one request in, or says why not. The request counts as in flight until the guard is dropped.
     pub fn admit(self: &Arc<Self>, now: tokio::time::Instant) -> Result<InFlight, RateError> {
-        self.rate.admit(self, now)
-    }
-
-    pub(crate) fn rate(&self) -> &Rate {
-        &self.rate
+        self.rate.as_ref().map_or(Ok(InFlight::FREE), |rate| rate.admit(self, now))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How much a client may use: a token bucket of one second and a count of requests at one time.
 //!
-//! Both hold over all workers, so both are atomics; a client without a limit touches neither.
+//! Both hold over all workers, so both are atomics; a client without a limit has neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -43,7 +43,13 @@ pub struct InFlight(Option<Arc<Client>>);
 // === impl Rate ===
 
 impl Rate {
-    pub(super) fn new(per_s: Option<u32>, at_once_max: Option<u32>) -> Self {
+    /// In a box, since most clients have no limit: what a request in a crowd of clients does not touch is not fetched.
+    pub(super) fn of(per_s: Option<u32>, at_once_max: Option<u32>) -> Option<Box<Self>> {
+        let is_limited = per_s.is_some() || at_once_max.is_some();
+        is_limited.then(|| Box::new(Self::new(per_s, at_once_max)))
+    }
+
+    fn new(per_s: Option<u32>, at_once_max: Option<u32>) -> Self {
         Self {
             epoch: Instant::now(),
             interval_ns: per_s.map(|per_s| SECOND_NS / u64::from(per_s.max(1))),
@@ -93,10 +99,15 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 // === impl InFlight ===
 
+impl InFlight {
+    /// Of a client that may have as many as it likes.
+    pub(super) const FREE: Self = Self(None);
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(client) = &self.0 {
-            client.rate().at_once.fetch_sub(1, Ordering::Relaxed);
+        if let Some(rate) = self.0.as_ref().and_then(|client| client.rate.as_ref()) {
+            rate.at_once.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
