@@ -130,7 +130,7 @@ async fn connections_that_rest_weigh_little() {
     while metric(binary.admin, "weigate_connections_rested_total").await < 16 + CLIENTS {
         tokio::task::yield_now().await;
     }
-    // What they had goes back to the system within half a second.
+    // What they had goes back to the system soon.
     let weight = || binary.memory_kib().1.saturating_sub(before);
     let started = Instant::now();
     while weight() >= 6 * CLIENTS {
