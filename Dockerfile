@@ -3,6 +3,9 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock proxy.toml ./
 COPY src ./src
+# jemalloc learns the size of a page here: for a kernel with larger ones than this machine's (64 KiB on some ARM servers)
+# build with JEMALLOC_SYS_WITH_LG_PAGE=16.
+ARG JEMALLOC_SYS_WITH_LG_PAGE
 # Tests and benchmarks are not part of the image; cargo wants to see their files named in Cargo.toml.
 RUN mkdir -p tests/it benches && touch tests/it/main.rs benches/micro.rs \
  && cargo build --release --locked --bin weigate \
