@@ -62,7 +62,7 @@ pub use snapshot::{Snapshot, Tls};
 
 #[cfg(test)]
 mod tests {
-    /// hyper keeps a request's future in a box, with a word beside it: 1536 bytes, a size that mimalloc has.
+    /// hyper keeps a request's future in a box, with a word beside it: 1536 bytes, a size that jemalloc has.
     const REQUEST_BYTES_MAX: usize = 1528;
 
     fn future_bytes<A, B, F: Future>(_of: fn(A, B) -> F) -> usize {
