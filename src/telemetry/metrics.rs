@@ -49,7 +49,7 @@ pub struct WorkerCounts {
     pub connections_closed: Count,
     /// Client connections closed because they were too slow or idle too long.
     pub connections_expired: Count,
-    /// Times a client connection was idle for so long that it gave up its buffers.
+    /// Times an idle client connection gave up its buffers: it had been idle for long, or too many others were.
     pub connections_rested: Count,
     /// Failed accepts (out of file descriptors, mostly).
     pub accept_errors: Count,

@@ -201,7 +201,8 @@ fn service(
 /// Serves HTTP/1.1 until the connection ends.
 ///
 /// hyper keeps its buffers, some 16 KiB, while a connection is idle. One that rests is taken out of hyper's hands and
-/// put into a new pair when the client sends again, which costs an allocation or two once a second at the most.
+/// put into a new pair when the client sends again, which costs a few allocations: once a second at the most, or, where
+/// more are idle at one time than keep their buffers ([`Idler`]), once a request.
 #[expect(clippy::manual_async_fn, reason = "an async fn would keep room for the socket twice")]
 fn serve_h1(
     worker: &Rc<Worker>,

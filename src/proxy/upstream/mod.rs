@@ -9,7 +9,7 @@
 //!   dial/       names, addresses, TCP, TLS                    tls.rs     which certificates are good
 //!   exchange.rs the request out, the head of the reply in     stall.rs   nothing moves: give up
 //!   body.rs     the body of the reply                         buffers.rs read and write buffers, lent
-//!   socket.rs   TCP or TLS; is it still good                  tls_stream.rs  TLS
+//!   socket.rs   TCP or TLS; is it still good                  tls_stream.rs  TLS over it, without buffers
 //!   stats.rs    counters
 //!   head/       bytes to a checked head                       chunk/     the chunked coding  (pure, for fuzzing)
 //! ```

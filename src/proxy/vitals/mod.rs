@@ -29,7 +29,7 @@ pub(in crate::proxy) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 const LINGER_MAX: Duration = Duration::from_secs(30);
 const LINGER_SILENT_MAX: Duration = Duration::from_secs(5);
 
-/// An idle connection keeps its buffers for this long.
+/// An idle connection keeps its buffers for this long, if not too many others do ([`Idler`]).
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// An idle connection that is told to close and does not is cut after this.
