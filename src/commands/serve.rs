@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weigate::app::{self, App, Passed, Start};
 use weigate::clients;
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     memory::keep_little();
     harden();
     if options.sandbox {
-        return Ok(runtime()?.block_on(serve_sandbox(options))?);
+        return Ok(server_runtime()?.block_on(serve_sandbox(options))?);
     }
     // Before there are other threads: it changes the environment.
     let passed = Passed::from_environment().context("taking the sockets that were passed on")?;
@@ -48,7 +49,14 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let loaded = load(&options.file.config, || watch.load())?;
     tracing::subscriber::set_global_default(log::subscriber(&loaded.config.log))?;
     announce(&loaded);
-    Ok(runtime()?.block_on(serve(loaded.config, watch, start, passed))?)
+    Ok(server_runtime()?.block_on(serve(loaded.config, watch, start, passed))?)
+}
+
+/// A runtime on which free memory is given back for as long as it lives.
+fn server_runtime() -> anyhow::Result<Runtime> {
+    let runtime = runtime()?;
+    runtime.spawn(memory::give_back_now_and_then());
+    Ok(runtime)
 }
 
 /// No core file with secrets in it, no other process of this user that reads our memory, and as many file
@@ -72,7 +80,6 @@ fn announce(loaded: &Loaded) {
 }
 
 async fn serve(config: Config, mut watch: Watch, start: Start, passed: Passed) -> anyhow::Result<()> {
-    tokio::spawn(memory::give_back_now_and_then());
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listeners = app::bind_with(&config, start, passed)?;
