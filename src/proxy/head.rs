@@ -166,27 +166,19 @@ fn is_authority(text: &[u8]) -> bool {
         }
         None => text.split_at(text.iter().position(|byte| *byte == b':').unwrap_or(text.len())),
     };
-    let is_plain = |byte: &u8| IN_HOSTS.get(usize::from(*byte)) == Some(&true);
     let is_port = match port.split_first() {
         None => true,
         Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
     };
-    is_port && host.iter().all(is_plain) && (!host.is_empty() || text.is_empty())
+    is_port && is_name(host) && (!host.is_empty() || text.is_empty())
 }
 
-/// The bytes of names and IPv4 addresses: RFC 3986's unreserved. A table, since every request has a `Host`.
-const IN_HOSTS: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        let is_in = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if let Some((_, [place, ..])) = table.split_at_mut_checked(byte as usize) {
-            *place = is_in;
-        }
-        byte += 1;
-    }
-    table
-};
+/// Whether these are the bytes of names and IPv4 addresses: RFC 3986's unreserved. It looks at all of them, since the
+/// compiler then takes sixteen at a time, and every request has a `Host`.
+fn is_name(host: &[u8]) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'.' | b'_' | b'~');
+    host.iter().fold(true, |all, byte| all & is_plain(*byte))
+}
 
 #[cfg(test)]
 mod tests {
