@@ -53,7 +53,7 @@ fn one(bench: &Bench, report: &mut Report, accounts: usize, round: usize) -> Any
     let config = subject::weigate_config(&dir, port, Wire::Plain, mode, &origin, bench)?;
     write_accounts(&dir, &config, accounts)?;
     let running = Running::spawn(subject::weigate_command(&config, mode.subject_cpus(), bench)?, port, &dir)?;
-    let ready = http::wait_until_good(port, START_MAX)?;
+    let ready = http::wait_until_good(port, weigate_bench::TARGET, START_MAX)?;
     let called = origin.control("/-/state")?.token_calls;
     if called > 0 {
         return Err(format!("the prepared store was not taken: {called} token calls").into());

@@ -17,9 +17,15 @@ pub fn get(port: u16, target: &str) -> Anyhow<String> {
         stream,
         "GET {target} HTTP/1.1\r\nHost: api.weixin.qq.com\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
     )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let mut answer = String::new();
+    let mut piece = [0; 4096];
+    // Behind a relay the origin does not know that it should close.
+    while !is_whole(&answer) {
+        match stream.read(&mut piece)? {
+            0 => break,
+            count => answer.push_str(&String::from_utf8_lossy(&piece[..count])),
+        }
+    }
     if answer.starts_with("HTTP/1.1 200") {
         Ok(answer)
     } else {
@@ -27,12 +33,22 @@ pub fn get(port: u16, target: &str) -> Anyhow<String> {
     }
 }
 
-/// Waits until a request through `port` brings the right body.
-pub fn wait_until_good(port: u16, limit: Duration) -> Anyhow<Duration> {
+/// Whether the head and all of the body are here, as far as a Content-Length says so.
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let field = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    };
+    head.lines().find_map(field).is_some_and(|length| body.len() >= length)
+}
+
+/// Waits until a request for `target` through `port` brings the right body.
+pub fn wait_until_good(port: u16, target: &str, limit: Duration) -> Anyhow<Duration> {
     let started = Instant::now();
     let good = good_body();
     loop {
-        let last = match get(port, weigate_bench::TARGET) {
+        let last = match get(port, target) {
             Ok(answer) if answer.ends_with(&good) => return Ok(started.elapsed()),
             Ok(answer) => format!("another body: {}", answer.lines().last().unwrap_or_default()),
             Err(error) => error.to_string(),

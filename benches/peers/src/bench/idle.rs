@@ -14,7 +14,7 @@ const REST: Duration = Duration::from_millis(1500);
 
 pub fn run(bench: &Bench, report: &mut Report) -> Anyhow<()> {
     for kind in Kind::ALL {
-        if kind == Kind::Direct || !bench.wants(kind) {
+        if !kind.injects() || !bench.wants(kind) {
             continue;
         }
         match one(bench, kind) {

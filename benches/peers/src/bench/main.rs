@@ -12,6 +12,9 @@
 //! * A subject is measured only after a request through it has brought the right body, and another has shown at the
 //!   origin the very token that should go in; a sample counts only where the origin saw a good token in every request.
 //!
+//! * The least that can be: a relay of bytes between two plain sockets (`relay/main.rs`), which reads nothing in them. What
+//!   a target asks for below that, nothing that passes each request on by itself can do on this machine.
+//!
 //! When a subject does not fill its core (column `util` below 0.95), load and origin are what limits it: its CPU is then
 //! an upper bound and its requests per second a lower one.
 
@@ -49,6 +52,7 @@ pub struct Bench {
     pub origin_binary: PathBuf,
     pub weigate: PathBuf,
     pub pingora: PathBuf,
+    pub relay: PathBuf,
     pub envoy: PathBuf,
 }
 
@@ -89,6 +93,7 @@ impl Bench {
             origin_binary: release.join("origin"),
             weigate: options.weigate.clone().unwrap_or_else(|| here.join("../../target/release/weigate")),
             pingora: release.join("pingora-peer"),
+            relay: release.join("relay"),
             envoy: here.join("target/envoy/envoy/_bin/envoy"),
             options,
         };

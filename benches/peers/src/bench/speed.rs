@@ -44,10 +44,8 @@ pub fn run(bench: &Bench, report: &mut Report) -> Anyhow<()> {
 fn one(bench: &Bench, report: &mut Report, kind: Kind, wire: Wire, mode: Mode, round: usize) -> Anyhow<()> {
     let origin = Origin::start(bench, mode.load_cpus())?;
     let subject = kind.start(wire, mode, &origin, bench)?;
-    let is_direct = kind == Kind::Direct;
     let most = bench.options.connections.iter().copied().max().unwrap_or(1);
-    let load =
-        |connections, seconds| wrk::load(bench, subject.port, wire, is_direct, mode, connections, seconds);
+    let load = |connections, seconds| wrk::load(bench, subject.port, wire, kind, mode, connections, seconds);
 
     // While it warms up, so that reading does not disturb a sample.
     let warm_up = Duration::from_secs(bench.options.warm_up_s);

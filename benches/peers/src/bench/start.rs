@@ -26,7 +26,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Anyhow<()> {
         let config = subject::weigate_config(&dir, port, Wire::TlsH1, Mode::Shared, &origin, bench)?;
         let started = Instant::now();
         let running = Running::spawn(subject::weigate_command(&config, Cpus::All, bench)?, port, &dir)?;
-        http::wait_until_good(port, Duration::from_secs(10))?;
+        http::wait_until_good(port, weigate_bench::TARGET, Duration::from_secs(10))?;
         let ready = started.elapsed();
         // The first one fills the store.
         if start > 0 {

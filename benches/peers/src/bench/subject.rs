@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use weigate_bench::{APP_ID, client_key, token};
+use weigate_bench::{APP_ID, TARGET, client_key, token};
 
 use crate::origin::Origin;
 use crate::{Anyhow, Bench, http, proc};
@@ -22,6 +22,8 @@ pub enum Kind {
     Haproxy,
     Pingora,
     Envoy,
+    /// The least that a proxy can cost: bytes go from socket to socket.
+    Relay,
     /// No proxy at all.
     Direct,
 }
@@ -61,8 +63,16 @@ pub struct Running {
 const WEIGATE_H2: &str = "http2 = true";
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Weigate, Self::Nginx, Self::NginxLua, Self::Haproxy, Self::Pingora, Self::Envoy, Self::Direct];
+    pub const ALL: [Self; 8] = [
+        Self::Weigate,
+        Self::Nginx,
+        Self::NginxLua,
+        Self::Haproxy,
+        Self::Pingora,
+        Self::Envoy,
+        Self::Relay,
+        Self::Direct,
+    ];
 
     pub fn word(self) -> &'static str {
         match self {
@@ -72,6 +82,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Pingora => "pingora",
             Self::Envoy => "envoy",
+            Self::Relay => "relay",
             Self::Direct => "direct",
         }
     }
@@ -84,8 +95,14 @@ impl Kind {
             Self::Haproxy => "HAProxy",
             Self::Pingora => "Pingora",
             Self::Envoy => "Envoy",
+            Self::Relay => "relay of bytes",
             Self::Direct => "no proxy",
         }
+    }
+
+    /// Whether it puts a token in; where not, the load brings one.
+    pub fn injects(self) -> bool {
+        !matches!(self, Self::Relay | Self::Direct)
     }
 
     pub fn parse(text: &str) -> Option<Self> {
@@ -95,6 +112,7 @@ impl Kind {
     /// Whether it can speak `wire` here.
     pub fn speaks(self, wire: Wire, bench: &Bench) -> bool {
         match (self, wire) {
+            (Self::Relay, wire) => wire == Wire::Plain,
             (_, Wire::Plain | Wire::TlsH1) => true,
             (Self::Haproxy | Self::Pingora | Self::Envoy, Wire::TlsH2) => true,
             (Self::Weigate, Wire::TlsH2) => weigate_speaks_h2(bench),
@@ -122,13 +140,23 @@ impl Kind {
         let set = Settings { dir: &dir, port, upstream: origin.port(wire), wire, mode, bench };
         let command = self.command(&set)?;
         let running = Running::spawn(command, port, &dir)?;
-        http::wait_until_good(port, Duration::from_secs(10))
+        http::wait_until_good(port, &self.target(), Duration::from_secs(10))
             .map_err(|error| format!("{} {wire:?}: {error}", self.word()))?;
+        if !self.injects() {
+            return Ok(running.with_children());
+        }
         let echoed = http::get(port, "/cgi-bin/bench/echo?a=b")?;
         if !echoed.contains(&token(APP_ID, 0)) {
             return Err(format!("{} {wire:?} does not put the token in", self.word()).into());
         }
         Ok(running.with_children())
+    }
+
+    /// What the load asks it for.
+    pub fn target(self) -> String {
+        let token =
+            if self.injects() { String::new() } else { format!("&access_token={}", token(APP_ID, 0)) };
+        format!("{TARGET}{token}")
     }
 
     fn command(self, set: &Settings<'_>) -> Anyhow<Command> {
@@ -170,6 +198,14 @@ impl Kind {
                 let mut command = cpus.command(&set.bench.envoy);
                 command.arg("-c").arg(set.write("envoy.yaml", "envoy.yaml")?);
                 command.args(["--concurrency", &workers, "--log-level", "error", "--disable-hot-restart"]);
+                Ok(command)
+            }
+            Self::Relay => {
+                let mut command = cpus.command(&set.bench.relay);
+                command
+                    .arg(format!("127.0.0.1:{}", set.port))
+                    .arg(format!("127.0.0.1:{}", set.upstream))
+                    .arg(&workers);
                 Ok(command)
             }
             Self::Direct => Err("there is no proxy to start".into()),

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weigate_bench::{FIELDS, TARGET, client_key};
+use weigate_bench::{FIELDS, client_key};
 
 use crate::origin::Origin;
 use crate::proc::Cpu;
-use crate::subject::{Mode, Running, Wire};
+use crate::subject::{Kind, Mode, Running, Wire};
 use crate::{Anyhow, Bench, proc};
 
 /// What one run of wrk said.
@@ -39,7 +39,7 @@ pub fn load(
     bench: &Bench,
     port: u16,
     wire: Wire,
-    is_direct: bool,
+    kind: Kind,
     mode: Mode,
     connections: usize,
     seconds: u64,
@@ -56,14 +56,8 @@ pub fn load(
     for (name, value) in FIELDS {
         command.args(["-H", &format!("{name}: {value}")]);
     }
-    let scheme = if is_direct && wire != Wire::Plain { "https" } else { "http" };
-    // Without a proxy nobody puts the token in.
-    let token = if is_direct {
-        format!("&access_token={}", weigate_bench::token(weigate_bench::APP_ID, 0))
-    } else {
-        String::new()
-    };
-    command.arg(format!("{scheme}://127.0.0.1:{port}{TARGET}{token}"));
+    let scheme = if kind == Kind::Direct && wire != Wire::Plain { "https" } else { "http" };
+    command.arg(format!("{scheme}://127.0.0.1:{port}{}", kind.target()));
     let output = command.output().map_err(|error| format!("wrk: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.starts_with('{')).ok_or_else(|| format!("wrk said: {text}"))?;

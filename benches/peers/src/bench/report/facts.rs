@@ -41,7 +41,7 @@ pub fn of(bench: &Bench) -> Anyhow<Vec<String>> {
             Kind::Pingora => pingora_version(),
             Kind::Envoy => first_line(&bench.envoy.to_string_lossy(), "--version", 2..3)
                 .and_then(|text| text.split('/').nth(1).map(|version| format!("Envoy {version}"))),
-            Kind::Direct => None,
+            Kind::Relay | Kind::Direct => None,
         });
     }
     versions.extend(first_line("wrk", "-v", 0..2));

@@ -212,10 +212,8 @@ impl Report {
     }
 
     fn bars(&self) -> Vec<plot::Bar> {
-        let pairs = Kind::ALL
-            .into_iter()
-            .filter(|kind| *kind != Kind::Direct)
-            .flat_map(|kind| TLS.map(|wire| (kind, wire)));
+        let pairs =
+            Kind::ALL.into_iter().filter(|kind| kind.injects()).flat_map(|kind| TLS.map(|wire| (kind, wire)));
         let bar = |(kind, wire): (Kind, Wire)| {
             let value = |connections| {
                 self.spread(kind, wire, Mode::Core, connections, cpu)

@@ -27,7 +27,8 @@ const TARGETS: [Target; 6] = [
 impl Report {
     pub(super) fn targets(&self, page: &mut String) -> Anyhow<()> {
         page.push_str("\n## Against the targets\n\nCPU per request (user + system), ours over theirs, in the same round; each peer with the upstream protocol that is better for it.\n\n");
-        page.push_str("| against | weigate's upstream | connections | ours µs | theirs µs | ratio min | median | max | must | aim |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
+        page.push_str("| against | weigate's upstream | connections | ours µs | theirs µs | ratio min | median | max | must | aim | must in µs |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n");
+        let mut below = Vec::new();
         for target in &TARGETS {
             for (at, connections) in [64, 256].into_iter().enumerate() {
                 let Some(wire) = self.better_wire(target.peer, Mode::Core, connections) else { continue };
@@ -44,15 +45,26 @@ impl Report {
                 };
                 let Ratio { ours, theirs, spread } = row;
                 let mark = if spread.median <= must { "" } else { " ✗" };
+                let needed = must * theirs;
+                if target.ours == Wire::TlsH1 && self.floor(connections).is_some_and(|floor| needed < floor) {
+                    below.push(format!("{} at {connections}", target.peer.title()));
+                }
                 writeln!(
                     page,
-                    "| {title} | {} | {connections} | {ours:.1} | {theirs:.1} | {:.2} | **{:.2}**{mark} | {:.2} | {must:.2} | {aim:.2} |",
+                    "| {title} | {} | {connections} | {ours:.1} | {theirs:.1} | {:.2} | **{:.2}**{mark} | {:.2} | {must:.2} | {aim:.2} | {needed:.1} |",
                     target.ours.title(),
                     spread.min,
                     spread.median,
                     spread.max
                 )?;
             }
+        }
+        if let (Some(few), Some(many)) = (self.floor(64), self.floor(256)) {
+            writeln!(
+                page,
+                "\nThe floor: a relay of bytes, which reads nothing in them and encrypts nothing, needs {few:.1} µs at 64 connections and {many:.1} at 256. No proxy that passes each request on by itself can be below it; several over HTTP/2 in one segment can. Musts below the floor: {}.",
+                if below.is_empty() { "none".to_owned() } else { below.join(", ") }
+            )?;
         }
         page.push_str("\n| plain upstream, CPU per request | connections | ours µs | theirs µs | ratio min | median | max |\n|---|--:|--:|--:|--:|--:|--:|\n");
         for peer in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Weigate | Kind::Direct)) {
@@ -115,6 +127,11 @@ impl Report {
             )?;
         }
         Ok(())
+    }
+
+    /// What a relay of bytes costs.
+    fn floor(&self, connections: usize) -> Option<f64> {
+        Some(self.spread(Kind::Relay, Wire::Plain, Mode::Core, connections, cpu)?.median)
     }
 
     pub(super) fn table(&self, page: &mut String, title: &str, mode: Mode, wires: &[Wire]) -> Anyhow<()> {
