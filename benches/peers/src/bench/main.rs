@@ -8,7 +8,7 @@
 //! * A round measures every subject once, in an order of its own, each with a fresh origin and a fresh process, warmed
 //!   up with the largest number of connections. Ratios are taken within a round, from samples of the same minute.
 //! * A sample waits for a quiet machine, and is taken again, twice at most, where others used more than 0.12 core
-//!   meanwhile. What stays noisy is marked.
+//!   meanwhile, or the two cores were far from each other (`pace.rs`). What stays noisy is counted.
 //! * A subject is measured only after a request through it has brought the right body, and another has shown at the
 //!   origin the very token that should go in; a sample counts only where the origin saw a good token in every request.
 //!
@@ -25,6 +25,7 @@ mod idle;
 mod load;
 mod options;
 mod origin;
+mod pace;
 mod plot;
 mod proc;
 mod report;
@@ -65,6 +66,9 @@ fn main() -> Anyhow<()> {
         return hold::main(&arguments.split_off(1));
     }
     let bench = Bench::new(Options::parse(&arguments)?)?;
+    if bench.options.quiet_wait_s > 0 {
+        pace::calibrate()?;
+    }
     let mut report = report::Report::new(&bench)?;
     for experiment in bench.options.experiments.clone() {
         eprintln!("== {experiment:?}");

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::pace;
+
 /// The kernel's unit in `/proc/stat` (`USER_HZ`), the same on every Linux that matters here.
 const TICK_NS: u64 = 10_000_000;
 
@@ -100,14 +102,16 @@ pub fn listen_drops() -> u64 {
     pairs.find(|(name, _)| *name == "ListenDrops").and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
-/// Waits until others use less than 0.1 core, at most `limit`.
+/// Waits until others use less than 0.1 core and the cores are near each other, at most `limit`.
 pub fn wait_for_quiet(limit: Duration) {
     let started = Instant::now();
     let window = Duration::from_millis(200);
     while started.elapsed() < limit {
         let before = busy_ns();
         std::thread::sleep(window);
-        if cores(busy_ns().saturating_sub(before), window) < 0.1 {
+        if cores(busy_ns().saturating_sub(before), window) < 0.1
+            && pace::distance().is_ok_and(|distance| distance <= pace::DISTANCE_MAX)
+        {
             return;
         }
     }

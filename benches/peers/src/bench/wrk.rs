@@ -6,6 +6,7 @@ use serde_json::Value;
 use weigate_bench::{FIELDS, client_key};
 
 use crate::origin::Origin;
+use crate::pace::{self, DISTANCE_MAX};
 use crate::proc::Cpu;
 use crate::subject::{Kind, Mode, Running, Wire};
 use crate::{Anyhow, Bench, proc};
@@ -29,6 +30,15 @@ pub struct Measured {
     pub util: f64,
     /// Cores that others used.
     pub foreign: f64,
+    /// How far the cores were from each other when this ended, beside the least.
+    pub distance: f64,
+}
+
+impl Measured {
+    /// How much disturbed this was; up to 1 is little.
+    pub fn disturbance(&self) -> f64 {
+        (self.foreign / FOREIGN_MAX).max(self.distance / DISTANCE_MAX)
+    }
 }
 
 /// Others may use this much of the machine before a sample is taken again.
@@ -105,10 +115,11 @@ pub fn measured(
             cpu_us: subject as f64 / 1e3 / load.requests as f64,
             util: proc::cores(subject, Duration::from_secs_f64(load.seconds)),
             foreign: proc::cores(foreign, wall),
+            distance: pace::distance()?,
             load,
         };
-        let is_quiet = measured.foreign <= FOREIGN_MAX;
-        if best.as_ref().is_none_or(|best| measured.foreign < best.foreign) {
+        let is_quiet = measured.disturbance() <= 1.0;
+        if best.as_ref().is_none_or(|best| measured.disturbance() < best.disturbance()) {
             best = Some(measured);
         }
         if is_quiet {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
+use crate::pace::DISTANCE_MAX;
 use crate::stats::Spread;
 use crate::subject::{Kind, Mode, Wire};
 use crate::wrk::{FOREIGN_MAX, Measured};
@@ -83,9 +84,9 @@ impl Report {
     }
 
     pub fn sample(&mut self, sample: Sample) {
-        let Measured { load, cpu_us, util, foreign } = &sample.measured;
+        let Measured { load, cpu_us, util, foreign, distance } = &sample.measured;
         eprintln!(
-            "round {} {:9} {:5} {:6} c{:<4} {:6.1} us/request {:7.0} rps p50 {:6.0} us util {util:.2} foreign {foreign:.2}",
+            "round {} {:9} {:5} {:6} c{:<4} {:6.1} us/request {:7.0} rps p50 {:6.0} us util {util:.2} foreign {foreign:.2} distance {distance:.1}",
             sample.round,
             sample.kind.word(),
             format!("{:?}", sample.wire),
@@ -179,10 +180,10 @@ impl Report {
             page,
             "* {done} interleaved rounds of {seconds} s for each sample; a fresh process for each subject and round. Ratios are taken within a round. Only ratios mean something on another machine."
         )?;
-        let noisy = self.samples.iter().filter(|sample| sample.measured.foreign > FOREIGN_MAX).count();
+        let noisy = self.samples.iter().filter(|sample| sample.measured.disturbance() > 1.0).count();
         writeln!(
             page,
-            "* {noisy} of {} samples were kept although other processes used more than {FOREIGN_MAX} core meanwhile.",
+            "* {noisy} of {} samples were kept although other processes used more than {FOREIGN_MAX} core meanwhile, or the two cores were far from each other (over {DISTANCE_MAX} times as long for a word as at best).",
             self.samples.len()
         )?;
         page.push_str("\nnginx, HAProxy, Pingora and Envoy append a fixed token and pass the reply on. weigate and nginx + Lua also look at every reply and send a request once more when WeChat says that the token is invalid; weigate also authenticates the client, judges the path and counts for its metrics.\n");
@@ -231,20 +232,21 @@ impl Report {
 
     fn csv(&self) -> Anyhow<String> {
         let mut text = String::from(
-            "round,subject,wire,mode,connections,cpu_us,rps,p50_us,p99_us,util,foreign,memory_kib\n",
+            "round,subject,wire,mode,connections,cpu_us,rps,p50_us,p99_us,util,foreign,distance,memory_kib\n",
         );
         for sample in &self.samples {
             let Sample { kind, wire, mode, connections, round, memory_kib, measured } = sample;
             writeln!(
                 text,
-                "{round},{},{wire:?},{mode:?},{connections},{:.3},{:.0},{:.1},{:.1},{:.3},{:.3},{memory_kib}",
+                "{round},{},{wire:?},{mode:?},{connections},{:.3},{:.0},{:.1},{:.1},{:.3},{:.3},{:.3},{memory_kib}",
                 kind.word(),
                 measured.cpu_us,
                 rps(sample),
                 p50(sample),
                 p99(sample),
                 measured.util,
-                measured.foreign
+                measured.foreign,
+                measured.distance
             )?;
         }
         Ok(text)
