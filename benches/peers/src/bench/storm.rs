@@ -41,11 +41,12 @@ fn one(bench: &Bench, wire: Wire, token_dies: bool) -> Anyhow<Storm> {
     let origin = Origin::start(bench, Cpus::All)?;
     let subject = Kind::Weigate.start(wire, Mode::Shared, &origin, bench)?;
     let connections = bench.options.idle_connections;
+    sleep(CALLS_APART);
+    // Before the connections are made, which do not wait for ever.
+    proc::wait_for_quiet(Duration::from_secs(bench.options.quiet_wait_s));
     let arguments = ["burst".to_owned(), subject.port.to_string(), connections.to_string()];
     let mut loader = Loader::start(Cpus::All, &arguments)?;
     loader.said()?;
-    sleep(CALLS_APART);
-    proc::wait_for_quiet(Duration::from_secs(bench.options.quiet_wait_s));
     origin.control(&format!("/-/delay/{DELAY_MS}"))?;
     let before = origin.control(if token_dies { "/-/kill" } else { "/-/state" })?;
     let drops_before = proc::listen_drops();
