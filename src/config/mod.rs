@@ -85,15 +85,15 @@ pub struct Server {
 pub struct Limits {
     /// Open client connections, over all workers.
     pub connections_max: usize,
-    /// A TLS handshake, and the wait for a request's head.
+    /// A TLS handshake.
     pub handshake: Duration,
-    /// From a request's first byte (or the connection's start) to the end of its head.
+    /// From a request's first byte to the end of its head.
     pub header: Duration,
     /// All fields of a head together; 431 beyond.
     pub header_bytes_max: usize,
     /// Fields in a head; 431 beyond.
     pub headers_max: usize,
-    /// A keep-alive connection without a request.
+    /// A connection before its first request, and between two.
     pub idle: Duration,
     /// Requests on one connection; it ends politely after the last.
     pub requests_per_connection: u64,

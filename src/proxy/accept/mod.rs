@@ -155,6 +155,7 @@ async fn open(worker: &Rc<Worker>, vitals: &Rc<Vitals>, stream: Plain) -> std::i
         let shown = Shown::new(io.certificates(), tls);
         (io, speaks_h2, shown)
     } else {
+        vitals.listens();
         let sniff = Box::pin(sniff(ClientIo::new(stream, Rc::clone(vitals))));
         let (io, speaks_h2) = until_stop(vitals, sniff).await?;
         (io, speaks_h2, Shown::default())

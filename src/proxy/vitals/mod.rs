@@ -127,7 +127,13 @@ impl Vitals {
         }
     }
 
-    /// The handshake is over; `requests_max` requests may come.
+    /// The client may speak, which on a connection without TLS it may do at once, or long after: nothing it sends is
+    /// known to be a request yet, but its silence is as good as between two requests.
+    pub(in crate::proxy) fn listens(&self) {
+        self.enter(State::Idle, Instant::now());
+    }
+
+    /// The handshake is over, and the protocol known; `requests_max` requests may come.
     pub(in crate::proxy) fn ready(&self, is_multiplexed: bool, requests_max: u64) {
         self.is_multiplexed.set(is_multiplexed);
         self.requests_max.set(requests_max);

@@ -63,6 +63,19 @@ async fn dripping_heads_and_bodies_are_not_held() {
 }
 
 #[tokio::test]
+async fn a_connection_may_be_there_long_before_its_first_request() {
+    let wechat = wechat().await;
+    let limits = "[server.limits]\nhandshake_ms_max = 100\nheader_ms_max = 300";
+    let proxy = Setup::new().server(limits).start(&wechat).await;
+    let mut early = crate::bare::Raw::connect(proxy.address).await;
+    // Each of these is looked at, and over a limit that is longer, before the next comes.
+    for _ in 0..3 {
+        assert!(try_talk(proxy.address, b"GET /", Then::Wait).await.is_some());
+    }
+    assert_eq!(early.get("/cgi-bin/menu/get").await.status, 200);
+}
+
+#[tokio::test]
 async fn hundreds_that_stop_are_all_let_go() {
     let wechat = wechat().await;
     let proxy = start(&wechat).await;
