@@ -83,9 +83,10 @@ pub(super) struct Waiter {
     pub(super) hand: oneshot::Sender<Handed>,
 }
 
-/// A GET takes a connection that was used less than this ago without asking the kernel about it. tokio is asked, and has
-/// heard of whatever came before the last turn of its reactor; what came since then would mostly come too late for the
-/// kernel's answer too. The system call is 2 % of what a request costs, and a GET whose connection has died is sent again.
+/// A GET takes a connection that was used less than this ago without asking the kernel about it. TLS and tokio are asked;
+/// tokio has heard of whatever came before the last turn of its reactor, and for what came since the kernel's answer would
+/// often be too early as well. The system call is 2 % of what a request costs, and a GET whose connection has died is sent
+/// again.
 const FRESH_MAX: Duration = Duration::from_millis(20);
 
 /// A new connection, ready for requests.

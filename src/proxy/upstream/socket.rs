@@ -78,14 +78,15 @@ impl Socket {
         }
     }
 
-    /// Whether tokio has heard of bytes, or of an end, that nobody asked for. No system call; see [`Self::probe`] for
+    /// Whether there are bytes, or an end, that nobody asked for, as far as TLS and tokio know. No system call; see [`Self::probe`] for
     /// what it may have missed.
     pub(super) fn has_news(&self) -> bool {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.tcp(),
-        };
-        tcp.with(|tcp| tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready())
+        match self {
+            Self::Plain(tcp) => {
+                tcp.with(|tcp| tcp.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_ready())
+            }
+            Self::Tls(tls) => tls.has_news(),
+        }
     }
 
     /// Asks the kernel itself, not tokio: what tokio knows of readiness is as old as the last turn of the reactor,

@@ -85,11 +85,6 @@ impl TlsStream {
         self.session.alpn_protocol()
     }
 
-    /// The socket below.
-    pub(super) fn tcp(&self) -> &Tcp {
-        &self.tcp
-    }
-
     /// Room that is its own.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
@@ -115,11 +110,16 @@ impl TlsStream {
     }
 
     /// Ready when there may be something to read, or an end.
-    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() || self.end != End::Open {
             return Poll::Ready(Ok(()));
         }
         self.tcp.with(|tcp| tcp.poll_read_ready(cx))
+    }
+
+    /// Whether anything came that nobody has read, a part of a record too, or an end. No system call.
+    pub(super) fn has_news(&self) -> bool {
+        !self.incoming.is_empty() || self.poll_readable(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Reads `room` bytes or less; 0 is the end, where the other side has said so. Without a word it is an error.

@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::origin::{Origin, Peer};
 use super::*;
+use crate::proxy::upstream::buffers::BUFFER_BYTES;
 use crate::proxy::upstream::pool::Choice;
 use crate::proxy::upstream::socket::{Probe, Socket};
 
@@ -174,10 +175,35 @@ async fn session_tickets_do_not_spoil_an_idle_connection_and_other_bytes_do() {
     assert_eq!(connection.socket.probe(), Probe::Unsolicited);
 }
 
+/// Response smuggling within one record: the reply fills the buffer to its last byte, so that what follows it was decrypted
+/// and not read, and tokio has heard of nothing.
+#[tokio::test]
+async fn what_was_decrypted_behind_a_reply_is_never_a_reply_not_even_to_the_next_get() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&for_names(&["upstream.test"]));
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nX-Fill: ";
+    let fill = "x".repeat(BUFFER_BYTES - 4000 - head.len() - 4);
+    let reply = format!("{head}{fill}\r\n\r\n{}", "y".repeat(4000));
+    let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let origin = Origin::start_tls(Some(acceptor), move |mut peer: Peer| {
+        let said = format!("{reply}{evil}");
+        async move {
+            while peer.request().await.is_some() {
+                peer.say(&said).await;
+            }
+        }
+    })
+    .await;
+    let upstream = upstream_for(&origin, &authority, "upstream.test");
+    for _time in 0..5 {
+        assert_eq!(get(&upstream).await.unwrap().body, Ok(vec![b'y'; 4000]));
+    }
+    assert_eq!(origin.seen.connections(), 5);
+}
+
 async fn readable(socket: &Socket) {
     let Socket::Tls(tls) = socket else { panic!("a TLS connection") };
-    let tcp = tls.tcp();
-    std::future::poll_fn(|cx| tcp.with(|tcp| tcp.poll_read_ready(cx))).await.unwrap();
+    std::future::poll_fn(|cx| tls.poll_readable(cx)).await.unwrap();
 }
 
 #[test]
