@@ -8,24 +8,23 @@
 //! * A round measures every subject once, in an order of its own, each with a fresh origin and a fresh process, warmed
 //!   up with the largest number of connections. Ratios are taken within a round, from samples of the same minute.
 //! * A sample waits for a quiet machine, and is taken again, twice at most, where others used more than 0.12 core
-//!   meanwhile, or the two cores were far from each other (`pace.rs`). What stays noisy is counted.
+//!   meanwhile, or the two cores were far from each other (`distance.rs`). What stays noisy is counted.
 //! * A subject is measured only after a request through it has brought the right body, and another has shown at the
 //!   origin the very token that should go in; a sample counts only where the origin saw a good token in every request.
-//!
-//! * The least that can be: a relay of bytes between two plain sockets (`relay/main.rs`), which reads nothing in them. What
-//!   a target asks for below that, nothing that passes each request on by itself can do on this machine.
+//! * The least that can be: a relay of bytes between two plain sockets (`relay/main.rs`), which reads nothing in them.
+//!   What a target asks for below that is out of reach for whatever passes each request on by itself.
 //!
 //! When a subject does not fill its core (column `util` below 0.95), load and origin are what limits it: its CPU is then
 //! an upper bound and its requests per second a lower one.
 
 mod accounts;
+mod distance;
 mod hold;
 mod http;
 mod idle;
 mod load;
 mod options;
 mod origin;
-mod pace;
 mod plot;
 mod proc;
 mod report;
@@ -67,7 +66,7 @@ fn main() -> Anyhow<()> {
     }
     let bench = Bench::new(Options::parse(&arguments)?)?;
     if bench.options.quiet_wait_s > 0 {
-        pace::calibrate()?;
+        distance::calibrate()?;
     }
     let mut report = report::Report::new(&bench)?;
     for experiment in bench.options.experiments.clone() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::pace;
+use crate::distance;
 
 /// The kernel's unit in `/proc/stat` (`USER_HZ`), the same on every Linux that matters here.
 const TICK_NS: u64 = 10_000_000;
@@ -110,7 +110,7 @@ pub fn wait_for_quiet(limit: Duration) {
         let before = busy_ns();
         std::thread::sleep(window);
         if cores(busy_ns().saturating_sub(before), window) < 0.1
-            && pace::distance().is_ok_and(|distance| distance <= pace::DISTANCE_MAX)
+            && distance::now().is_ok_and(|distance| distance <= distance::DISTANCE_MAX)
         {
             return;
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use weigate_bench::{FIELDS, client_key};
 
+use crate::distance::{self, DISTANCE_MAX};
 use crate::origin::Origin;
-use crate::pace::{self, DISTANCE_MAX};
 use crate::proc::Cpu;
 use crate::subject::{Kind, Mode, Running, Wire};
 use crate::{Anyhow, Bench, proc};
@@ -115,7 +115,7 @@ pub fn measured(
             cpu_us: subject as f64 / 1e3 / load.requests as f64,
             util: proc::cores(subject, Duration::from_secs_f64(load.seconds)),
             foreign: proc::cores(foreign, wall),
-            distance: pace::distance()?,
+            distance: distance::now()?,
             load,
         };
         let is_quiet = measured.disturbance() <= 1.0;

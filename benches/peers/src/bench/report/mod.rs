@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
-use crate::pace::DISTANCE_MAX;
+use crate::distance::DISTANCE_MAX;
 use crate::stats::Spread;
 use crate::subject::{Kind, Mode, Wire};
 use crate::wrk::{FOREIGN_MAX, Measured};

@@ -62,7 +62,7 @@ impl Report {
         if let (Some(few), Some(many)) = (self.floor(64), self.floor(256)) {
             writeln!(
                 page,
-                "\nThe floor: a relay of bytes, which reads nothing in them and encrypts nothing, needs {few:.1} µs at 64 connections and {many:.1} at 256. No proxy that passes each request on by itself can be below it; several over HTTP/2 in one segment can. Musts below the floor: {}.",
+                "\nThe floor: a relay of bytes, which reads nothing in them and encrypts nothing, needs {few:.1} µs at 64 connections and {many:.1} at 256; its core is not full then (util below), so a little less may be possible. A proxy that passes each request on by itself has more to do; only several over HTTP/2 in one segment cost less. Musts below the floor: {}.",
                 if below.is_empty() { "none".to_owned() } else { below.join(", ") }
             )?;
         }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Anyhow;
 
@@ -29,20 +29,25 @@ static BEST_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 pub fn calibrate() -> Anyhow<()> {
     let started = Instant::now();
     while started.elapsed() < CALIBRATION {
-        distance()?;
+        now()?;
         thread::sleep(Duration::from_millis(200));
     }
     Ok(())
 }
 
 /// How far the cores are from each other; 1 is as near as they have been.
-pub fn distance() -> Anyhow<f64> {
+pub fn now() -> Anyhow<f64> {
     let now_ns = there_and_back_ns()?;
     let best_ns = BEST_NS.fetch_min(now_ns, Ordering::Relaxed).min(now_ns);
     Ok(now_ns as f64 / best_ns as f64)
 }
 
 fn there_and_back_ns() -> Anyhow<u64> {
+    // One thread would wait for ever for another that has no core.
+    let ours = sched_getaffinity(None)?;
+    if !ours.is_set(0) || !ours.is_set(1) {
+        return Err("CPU 0 and CPU 1 are needed".into());
+    }
     let word = AtomicU32::new(0);
     thread::scope(|scope| {
         let other = scope.spawn(|| {
