@@ -107,8 +107,8 @@ async fn a_slow_reader_slows_wechat_down_and_nobody_else() {
     assert!(most - before < MORE_KIB_MAX, "{before} to {most} KiB");
 }
 
-/// The kernel takes so much for a unix socket (200 KB as a rule), and hyper as much again and more: what hyper holds when the reply has
-/// come to its end must reach the client however long that takes, though the connection is idle by all other signs.
+/// The kernel takes so much for a unix socket (200 KB as a rule), and hyper as much again and more: what hyper holds when the
+/// reply has come to its end must reach the client however long that takes, though the connection is idle by all other signs.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_reply_waits_for_a_client_that_takes_its_time() {
     let wechat = wechat().await;

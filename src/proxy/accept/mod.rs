@@ -1,7 +1,7 @@
-//! A client's connection: a place, its own task, a handshake under a time limit, then HTTP/1.1 or HTTP/2.
+//! A client's connection: a place, its own task, a TLS handshake under a time limit, then HTTP/1.1 or HTTP/2.
 //!
-//! With TLS the protocol is ALPN's choice. Without it the first bytes decide: a client that speaks HTTP/2 with prior
-//! knowledge begins with a fixed preface (RFC 9113 §3.4) that no HTTP/1 request begins with.
+//! With TLS the protocol is ALPN's choice. Without it the first bytes decide, however long they take to begin: a client
+//! that speaks HTTP/2 with prior knowledge begins with a fixed preface (RFC 9113 §3.4) that no HTTP/1 request begins with.
 
 mod frames;
 mod io;
